@@ -95,6 +95,25 @@ def test_foreign_images_lie_farther_than_validation_images() -> None:
     assert foreign(others, known[:0], validation) is None
 
 
+def test_labelled_images_that_taught_the_network_nothing_help_validation_images_to_tell_foreign_ones() -> None:
+    generator = np.random.default_rng(0)
+
+    def unit(count: int, axis: int) -> Floats:
+        vectors = 0.05 * generator.standard_normal((count, 30)) + np.eye(30)[axis]
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+    known, validation, familiar, others = unit(80, 0), unit(20, 0), unit(500, 0), unit(50, 1)
+    asked = np.concatenate([familiar, others])
+    far = foreign(asked, known, validation, unseen=True)
+    assert far is not None
+    assert far[500:].all()
+    assert far[:500].mean() < 0.05
+    assert foreign(asked, known, validation) is None
+    assert foreign(asked, known[:28], validation, unseen=True) is None
+    assert foreign(asked, known[:1], validation, unseen=True) is None
+    assert foreign(asked, known, validation[:0], unseen=True) is not None
+
+
 def test_blocks_of_features_count_the_same_however_wide_they_are() -> None:
     features, _, codes = clusters()
     wider = np.concatenate([features, *(5 * [features[:, 4:]])], axis=1)

@@ -23,13 +23,18 @@ def unit_features(by_network: list[Floats]) -> Floats:
     return (np.concatenate(parts, axis=1) / math.sqrt(len(parts))).astype(np.float32)
 
 
-def nearest_distances(features: Floats, examples: npt.NDArray[np.float16]) -> Floats:
-    """Return the distance (N,) of features to the nearest examples (M, F), both of length 1; M at least 1."""
-    known, count = examples.astype(np.float32).T, min(NEAREST, len(examples))
-    blocks = [
-        np.partition(features[start : start + BLOCK] @ known, -count, axis=1)[:, -count:].mean(axis=1)
-        for start in range(0, len(features), BLOCK)
-    ]
+def nearest_distances(features: Floats, examples: npt.NDArray[np.float16], *, same: bool = False) -> Floats:
+    """Return the distance (N,) of features to the nearest examples (M, F), both of length 1; M at least 1.
+
+    Where they are the `same`, each to the nearest others; M at least 2.
+    """
+    known, count = examples.astype(np.float32).T, min(NEAREST, len(examples) - same)
+    blocks = []
+    for start in range(0, len(features), BLOCK):
+        cosines = features[start : start + BLOCK] @ known
+        if same:
+            cosines[np.arange(len(cosines)), start + np.arange(len(cosines))] = -1
+        blocks.append(np.partition(cosines, -count, axis=1)[:, -count:].mean(axis=1))
     return (1 - np.concatenate([np.empty(0, np.float32), *blocks])).astype(np.float32)
 
 
@@ -39,16 +44,22 @@ def ranks(values: Reals, validation: Floats) -> Doubles:
     return np.where(np.isnan(values), np.nan, shares)
 
 
-def foreign(features: Floats, examples: Floats, validation: Floats, *, false_alarms: float = 0.02) -> Bools | None:
+def foreign(
+    features: Floats, examples: Floats, validation: Floats, *, unseen: bool = False, false_alarms: float = 0.02
+) -> Bools | None:
     """Return which features (N, F) are farther from the examples than validation images are; all of length 1.
 
-    None where there are too few validation images, or none to compare with, to bound the share of false alarms.
+    Where these are too few to bound the share of false alarms, the examples count with them, each by its distance to
+    the others, if they are `unseen`: if the network has not learnt from them. None where all are too few, or where
+    there are no examples.
     """
-    if (rank := limit(false_alarms, len(validation))) is None or not len(examples):
-        return None
     kept = examples.astype(np.float16)
-    far = ranks(nearest_distances(features, kept), np.sort(nearest_distances(validation, kept)))
-    return np.asarray(far >= rank)
+    familiar = nearest_distances(validation, kept) if len(examples) else validation[:0, 0]
+    if unseen and len(examples) > 1 and limit(false_alarms, len(validation)) is None:
+        familiar = np.concatenate([familiar, nearest_distances(examples, kept, same=True)])
+    if (rank := limit(false_alarms, len(familiar))) is None:
+        return None
+    return np.asarray(ranks(nearest_distances(features, kept), np.sort(familiar)) >= rank)
 
 
 def limit(false_alarms: float, images: int) -> float | None:

@@ -23,6 +23,7 @@ from assay.labels.subset import partly_unknown
 from assay.metrics.metrics import probabilities_of
 from assay.models.backbones import feature_widths
 from assay.models.ensemble import Model, load_model
+from assay.models.trained_model import trained_on_mask
 from assay.predictions.inference import PLAIN, View
 from assay.predictions.novelty import foreign, unit_features
 from assay.predictions.tta import Flips, TTASettings, tta_views
@@ -39,7 +40,7 @@ from assay.repair.pseudo_labels import (
 )
 from assay.repair.transduction import Mixture, class_mixture, gain_of_mixture
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
-from assay.steps.start import heads_named, inference_for
+from assay.steps.start import heads_named, inference_for, trained_before
 from assay.steps.suspect_lists import evidence
 
 LISTED_CLASSES = 12  # with their counts in a line
@@ -234,10 +235,11 @@ def _without_foreign(
         for part, rows in ((train, np.flatnonzero(~unlabelled)), (validation, np.arange(len(validation))))
     )
     known, of_validation = (unit_features(_features(model, part, context)) for part in (examples, held))
-    far = foreign(unit_features(features), known, of_validation)
+    unseen = not trained_on_mask(trained_before("previous", state, context)[0], examples).any()
+    far = foreign(unit_features(features), known, of_validation, unseen=unseen)
     if far is None:
         return replace(
-            answers, notes=("too few validation images to tell which unlabelled ones are unlike the labelled ones",)
+            answers, notes=("too few labelled images to tell which unlabelled ones are unlike the labelled ones",)
         )
     marked = np.zeros(len(train), np.bool_)
     marked[asked] = far & unlabelled[asked]
