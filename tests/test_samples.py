@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.errors import DataError, RunError
-from assay.labels.samples import LeftOut, Samples
+from assay.files import fingerprint
+from assay.labels import samples as samples_module
+from assay.labels.samples import LeftOut, Names, RowIndex, Samples
 from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import with_space
 from factories import make_samples
@@ -217,3 +220,38 @@ def test_a_class_that_the_model_lacks_comes_with_a_way_out(name: str, hint: str)
     samples = make_samples([{"id": "1", "label": name}], Head("label", (name,)))
     with pytest.raises(DataError, match=re.escape(hint)):
         with_space(samples, LabelSpace((Head("label", ("cat", "dog")),)))
+
+
+@given(st.lists(NAMES, unique=True, max_size=30))
+def test_rows_of_names_are_those_of_a_dict(names: list[str]) -> None:
+    rows, index = {name: row for row, name in enumerate(names)}, RowIndex(Names(pl.Series(names, dtype=pl.String)))
+    assert dict(index) == rows
+    assert index.rows_of(names[::-1]).tolist() == [rows[name] for name in names[::-1]]
+    assert "another name" not in index
+    with pytest.raises(KeyError):
+        index.rows_of(["another name"])
+
+
+def test_names_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples_module, "hash", len, raising=False)
+    index = RowIndex(["a", "bb", "b", "c"])
+    assert index.rows_of(["c", "bb", "a", "b"]).tolist() == [3, 1, 0, 2]
+    assert "d" not in index
+
+
+def test_a_fingerprint_is_that_of_whole_columns_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = [
+        "id",
+        "split",
+        "group",
+        "hash",
+        "label:season",
+        "origin:season",
+        "label:tags",
+        "unknown:tags",
+        "origin:tags",
+    ]
+    texts = [json.dumps(MIXED.table[column].to_list()) for column in columns]
+    expected = fingerprint(json.dumps(MIXED.space.to_json()), *texts, MIXED.weights().tobytes())
+    monkeypatch.setattr(samples_module, "CHUNK", 2)
+    assert MIXED.fingerprint() == expected

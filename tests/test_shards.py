@@ -17,8 +17,10 @@ import pytest
 
 from assay.errors import DataError
 from assay.images.decode import decode
+from assay.labels import samples as samples_module
 from assay.labels import shards
 from assay.labels.readers import shard_index
+from assay.labels.readers import shards as shard_reader
 from assay.labels.readers.read import DataSettings, read_whole
 from assay.labels.readers.to_label import find_images
 from assay.labels.samples import Samples
@@ -99,6 +101,18 @@ def test_a_class_file_and_a_split_by_the_names_of_shards(tmp_path: Path) -> None
     samples = read_shards(tmp_path / "s")
     assert labels(samples) == {"1.jpg": "7", "2.jpg": "8"}
     assert samples.table["split"].to_list() == ["train", "val"]
+
+
+def test_cells_are_read_some_at_a_time_as_if_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for texts in (
+        ['{"a": 1}', None, '{"b": "x"}', '{"a": 2, "b": null}', None],
+        ['{"a": 1}', '{"a": 2}', '{"a": "x"}', None],
+        ['{"a": null}', '{"a": null}', '{"a": 1.5}'],
+        [None, None, None],
+    ):
+        whole = shard_reader._records(texts)
+        monkeypatch.setattr(samples_module, "CHUNK", 2)
+        assert shard_reader._cells(pl.Series(texts, dtype=pl.String)).equals(whole)
 
 
 def test_labels_of_a_table_beside_the_shards(two: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -179,10 +179,16 @@ def holds_runs(folder: Path) -> bool:
 
 def fingerprint(*parts: str | bytes) -> str:
     """Return a short, stable hash of some content (SHA-256, 16 hex digits)."""
+    return fingerprint_of(parts)
+
+
+def fingerprint_of(parts: Iterable[str | bytes | bytearray]) -> str:
+    """Return the fingerprint of parts of which each is made when its turn comes."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little") + data)
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
     return digest.hexdigest()[:16]
 
 

@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -27,9 +28,10 @@ from torch import Tensor
 
 from assay.arrays import Ints, Pixels
 from assay.errors import DataError, ImageError
-from assay.files import fingerprint, require_space, whole, write_json
+from assay.files import fingerprint, fingerprint_of, require_space, whole, write_json
 from assay.images.decode import Resize, read_square, size_of, useful_side
 from assay.labels.left_out import LeftOut
+from assay.labels.samples import RowIndex
 from assay.labels.shards import ImageFile, Member
 from assay.progress import cores
 
@@ -48,7 +50,7 @@ class Cache:
     """Square images in a file: `pixels` (M, S, S, 3), and the row of every readable id."""
 
     pixels: Pixels
-    rows: dict[str, int]
+    rows: Mapping[str, int]
     key: str = ""  # hash of all that determines the pixels
     added: tuple[Pixels, ...] = ()  # further files, whose rows follow in their order
     numbers: Ints | None = None  # (M,) of the rows: by the file's content and how it was decoded
@@ -60,6 +62,8 @@ class Cache:
 
     def rows_of(self, ids: Sequence[str]) -> Ints:
         """Return the row of each id, in order. Raises KeyError for an image that was left out."""
+        if isinstance(self.rows, RowIndex):
+            return self.rows.rows_of(ids)
         return np.fromiter((self.rows[id_] for id_ in ids), np.int64, len(ids))
 
     def numbers_of(self, ids: Sequence[str]) -> Ints:
@@ -218,22 +222,27 @@ def find_caches(folder: Path, ids: Sequence[str], *, hashes: Sequence[str | None
 
 def _holds(ids: Sequence[str], hashes: Sequence[str | None]) -> str:
     """Return a hash of the images of a cache, whatever their size."""
-    return fingerprint(*(part for id_, hash_ in zip(ids, hashes, strict=True) for part in (_raw(id_), hash_ or "")))
+    return fingerprint_of(part for id_, hash_ in zip(ids, hashes, strict=True) for part in (_raw(id_), hash_ or ""))
 
 
 def cache_key(ids: Sequence[str], paths: Sequence[ImageFile], hashes: Sequence[str | None], *, settings: str) -> str:
     """Return a hash of these images, in this order, under these settings."""
     rows = zip(ids, paths, hashes, strict=True)
     parts = (part for id_, path, hash_ in rows for part in (_raw(id_), hash_ or _state(path)))
-    return fingerprint(settings, *parts)
+    return fingerprint_of(chain([settings], parts))
 
 
 def with_numbers(cache: Cache, ids: Sequence[str], hashes: Sequence[str | None], *, size: int, resize: Resize) -> Cache:
-    """Return the cache with the numbers of its rows."""
+    """Return the cache with the numbers of its rows, which stand in the order of the ids."""
     decoded = f"{VERSION} {cache.side} {size} {resize.model_dump_json()}"
-    contents = dict(zip(ids, hashes, strict=True))
-    numbers = [_number(decoded, contents[id_] or _raw(f"{cache.key} {id_}")) for id_ in cache.rows]
-    return replace(cache, numbers=np.array(numbers, np.int64))
+    everything = len(cache.rows) == len(ids)
+    contents = (
+        hash_ or _raw(f"{cache.key} {id_}")
+        for id_, hash_ in zip(ids, hashes, strict=True)
+        if everything or id_ in cache.rows
+    )
+    numbers = (_number(decoded, content) for content in contents)
+    return replace(cache, numbers=np.fromiter(numbers, np.int64, len(cache.rows)))
 
 
 def _number(decoded: str, content: str | bytes) -> int:

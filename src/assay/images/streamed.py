@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from pydantic import Field
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from assay.arrays import Ints, Pixels
 from assay.errors import DataError, TrainingError
@@ -41,6 +42,7 @@ from assay.images.cache import (
 )
 from assay.images.decode import Resize
 from assay.labels.left_out import LeftOut
+from assay.labels.samples import RowIndex
 from assay.labels.shards import ImageFile, forget_open_shards
 from assay.progress import cores
 from assay.settings import Settings
@@ -106,7 +108,7 @@ class StreamedImages(Cache):
         self.ahead.next = next(self.ahead.rows, None)
         if len(rows) >= FEWEST and sys.platform == "linux":
             with killed_as_error():
-                self.ahead.images = iter(self._loader([batch.tolist() for batch in rows]))
+                self.ahead.images = iter(self._loader(rows))
 
     def gather(self, rows: ArrayLike) -> Tensor:
         """Return rows as uint8 (B, 3, S, S), channels last in memory; decoded now where they were not expected next.
@@ -127,15 +129,28 @@ class StreamedImages(Cache):
             raise DataError(decoded_ahead)
         return decoded_ahead.permute(0, 3, 1, 2)
 
-    def _loader(self, batches: list[list[int]]) -> DataLoader[Tensor | str]:
+    def _loader(self, batches: list[Ints]) -> DataLoader[Tensor | str]:
         return DataLoader(
             _Decoder(self.files, self.side, self.size, self.resize),
-            batch_sampler=batches,
+            batch_sampler=_Lists(batches),
             num_workers=min(cores(), len(batches)),
             collate_fn=_joined,
             worker_init_fn=_begin_process,
             multiprocessing_context=multiprocessing.get_context("fork"),  # others import the user's script again
         )
+
+
+@dataclass(frozen=True)
+class _Lists(Sampler[list[int]]):
+    """Batches of rows as lists, each made when it is asked for: those of an epoch would take 40 bytes an image."""
+
+    batches: Sequence[Ints]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch.tolist() for batch in self.batches)
 
 
 def _begin_process(number: int) -> None:
@@ -221,6 +236,24 @@ def _unreadable(ids: Sequence[str], images: Iterable[Pixels | str], progress: Pr
     return left_out
 
 
+@dataclass(frozen=True)
+class _Some(Sequence[ImageFile]):
+    """The files at these rows of others, each made when it is asked for."""
+
+    files: Sequence[ImageFile]
+    rows: Ints
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, row: int) -> ImageFile: ...
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[ImageFile]: ...
+    def __getitem__(self, row: int | slice) -> ImageFile | Sequence[ImageFile]:
+        return _Some(self.files, self.rows[row]) if isinstance(row, slice) else self.files[int(self.rows[row])]
+
+
 def _streamed(
     manifest: Path,
     ids: Sequence[str],
@@ -232,10 +265,12 @@ def _streamed(
 ) -> tuple[Cache, list[LeftOut]]:
     about = json.loads(manifest.read_text(encoding="utf-8"))
     gone = {int(row): str(reason) for row, reason in about["left_out"]}
-    kept = [row for row in range(len(ids)) if row not in gone]
-    rows = {ids[row]: number for number, row in enumerate(kept)}
     pixels = np.empty((0, about["side"], about["side"], 3), np.uint8)
-    files = paths if not gone else [paths[row] for row in kept]
+    files, names = paths, ids
+    if gone:
+        kept = np.delete(np.arange(len(ids)), list(gone))
+        files, names = _Some(paths, kept), [ids[row] for row in kept.tolist()]
+    rows = RowIndex(names)
     key = manifest.name.partition(".")[0]
     streamed = StreamedImages(pixels, rows, key, files=files, size=size, resize=resize)
     left_out = [LeftOut(ids[row], reason) for row, reason in gone.items()]

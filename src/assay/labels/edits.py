@@ -121,6 +121,8 @@ def apply(samples: Samples, edits: Sequence[Edit], *, where: Describe | None = N
     Raises DataError for an unknown id, head or class, a step's edit outside the training part, and an `old` that
     is not the current value.
     """
+    if not edits:
+        return samples
     where = where or (lambda index: f"the edit of {edits[index].id!r} by {edits[index].step!r}")
     frame = _in_order(edits)
     heads = [head.name for head in samples.space]

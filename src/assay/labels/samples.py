@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,7 +15,7 @@ import polars as pl
 
 from assay.arrays import Bools, Floats, Ints
 from assay.errors import RunError
-from assay.files import fingerprint, whole
+from assay.files import fingerprint_of, whole
 from assay.labels.left_out import LeftOut
 from assay.labels.shards import ImageFile, Member, Shard
 from assay.labels.space import Codes, Head, LabelSpace
@@ -25,6 +26,8 @@ BASE_COLUMNS = {"id": pl.String, "path": pl.String, "split": pl.String, "group":
 MEMBER = "member"
 MEMBER_TYPE = pl.Struct({"shard": pl.UInt32, "offset": pl.Int64, "size": pl.Int64})
 """The column that says where an image is within a shard; null for one that is a file."""
+
+CHUNK = 1 << 16  # names that are made at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,11 @@ class Samples:
     @property
     def ids(self) -> list[str]:
         return self.table["id"].to_list()
+
+    @property
+    def names(self) -> Names:
+        """The ids, each made when it is asked for: a list of a million takes 70 MB."""
+        return Names(self.table["id"])
 
     def ids_of(self, rows: Ints | Sequence[int]) -> list[str]:
         """Return the ids of these rows, in order: `ids` makes a list of all each time."""
@@ -101,8 +109,10 @@ class Samples:
         columns = ["id", "split", "group", "hash"]
         for head in self.space:
             columns += _head_columns(head)
-        values = [json.dumps(self.table[column].to_list()) for column in columns if not column.startswith("weight:")]
-        return fingerprint(json.dumps(self.space.to_json()), *values, self.weights().tobytes())
+        cells: Iterator[str | bytes | bytearray] = (
+            _json_text(self.table[column]) for column in columns if not column.startswith("weight:")
+        )
+        return fingerprint_of(chain([json.dumps(self.space.to_json())], cells, [self.weights().tobytes()]))
 
     def write(self, path: Path) -> None:
         """Write table, space, root and notes as one Parquet file."""
@@ -136,6 +146,71 @@ class Samples:
         return Samples(table, space, Path(about["root"]), left_out, tuple(about["notes"]), shards)
 
 
+def in_chunks(column: pl.Series) -> Iterator[pl.Series]:
+    """Yield a column so many cells at a time: as Python objects all of them take several times as much memory."""
+    return (column.slice(start, CHUNK) for start in range(0, len(column), CHUNK))
+
+
+class Names(Sequence[str]):
+    """A column of names that reads as a list of them, and takes no memory of its own."""
+
+    def __init__(self, column: pl.Series) -> None:
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.column)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        names: str | list[str] = self.column[row].to_list() if isinstance(row, slice) else self.column[int(row)]
+        return names
+
+
+class RowIndex(Mapping[str, int]):
+    """The row of each of so many different names: 12 bytes an image, where a dict takes 200.
+
+    Names are looked up by their hash among those of all, sorted, and compared.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        hashes = np.fromiter(map(hash, names), np.int64, len(names))
+        self._order = np.argsort(hashes, kind="stable").astype(np.int32)
+        self._hashes = hashes[self._order]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __getitem__(self, name: str) -> int:
+        first, last = (np.searchsorted(self._hashes, hash(name), side) for side in ("left", "right"))
+        for row in self._order[first:last].tolist():
+            if self.names[row] == name:
+                return int(row)
+        raise KeyError(name)
+
+    def rows_of(self, names: Sequence[str]) -> Ints:
+        """Return the row of each name, in order. Raises KeyError for one that is not among them."""
+        rows = np.empty(len(names), np.int64)
+        for start in range(0, len(names), CHUNK):
+            some = list(names[start : start + CHUNK])
+            at = np.searchsorted(self._hashes, np.fromiter(map(hash, some), np.int64, len(some)))
+            likely = self._order[np.minimum(at, len(self) - 1)].tolist() if len(self) else [0] * len(some)
+            rows[start : start + CHUNK] = [
+                row if len(self) and self.names[row] == name else self[name]
+                for row, name in zip(likely, some, strict=True)
+            ]
+        return rows
+
+
 @dataclass(frozen=True, eq=False)
 class _Members(Sequence[ImageFile]):
     """Images in shards, each made when it is asked for: a million of them would take 300 MB."""
@@ -167,6 +242,16 @@ def first_labels(table: pl.DataFrame) -> dict[str, str]:
         return {}
     labels = table[column].list.head(3).list.join("; ") if table[column].dtype == pl.List else table[column]
     return {name: str(label) for name, label in zip(table["id"], labels, strict=True) if label is not None}
+
+
+def _json_text(column: pl.Series) -> bytearray:
+    """Return a column as a JSON list, in UTF-8."""
+    text = bytearray(b"[")
+    for cells in in_chunks(column):
+        text += b", " if len(text) > 1 else b""
+        text += json.dumps(cells.to_list())[1:-1].encode()
+    text += b"]"
+    return text
 
 
 def _codes(table: pl.DataFrame, head: Head) -> Codes:

@@ -20,7 +20,8 @@ from assay.messages import quoted, yaml_text, yaml_word
 
 def labelled(samples: Samples) -> Samples:
     """Return the images that have a known label under any head."""
-    return samples.take(np.flatnonzero(samples.labelled()))
+    known = samples.labelled()
+    return samples if known.all() else samples.take(np.flatnonzero(known))
 
 
 def partly_unknown(samples: Samples) -> Samples:

@@ -129,7 +129,7 @@ def require_unseen(images: Keys, samples: Samples, *, what: str) -> None:
 
 
 def _hash_numbers(hashes: Iterable[str | None]) -> Keys:
-    return np.array([int(name[:16], 16) for name in hashes if name is not None], dtype=np.uint64)
+    return np.fromiter((int(name[:16], 16) for name in hashes if name is not None), np.uint64)
 
 
 # A trained classifier in a folder: model.safetensors and spec.json.

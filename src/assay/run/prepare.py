@@ -43,7 +43,7 @@ from assay.settings import with_parts
 from assay.steps.base import Context, State
 from assay.steps.ensemble_members import first_input_size
 from assay.steps.sources import content_json, earlier, held_back, left_by_part, trained_on_at_start
-from assay.training.devices import Hardware, HardwareSettings, Processes, half_precision
+from assay.training.devices import Hardware, HardwareSettings, Processes, half_precision, return_freed_memory
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ def prepare_run(
     progress.line(f"reading {loaded.source_name}")
     with stage(progress, "finding and hashing images"):
         samples = read(loaded.plan.data, base=loaded.base)
+    return_freed_memory()  # of the cells of labels, which would stay for the length of the run
     for line in _unused_review(loaded):
         progress.line(line)
     if loaded.plan.minutes is not None or not loaded.plan.steps:  # the plan is ours
@@ -147,9 +148,17 @@ def prepare_run(
     parts = [corrected.fingerprint(), content_json(plan.model, loaded.base, folder), str(plan.seed)]
     key = fingerprint(*parts, *(["streamed"] if isinstance(cache, StreamedImages) else []))  # in another order
     context = replace(context, model=plan.model, as_read=samples)
+    return PreparedRun(
+        plan, samples, _those_of(samples, some), ledger, State(corrected, None, key), context, choice, chosen
+    )
+
+
+def _those_of(samples: Samples, some: Samples) -> Samples:
+    """Return the samples that are among some; where these are all of them, the same ones, and no copy."""
+    if some.table["id"].equals(samples.table["id"]):
+        return samples
     row = {name: number for number, name in enumerate(samples.ids)}
-    prepared_samples = samples.take([row[name] for name in some.ids if name in row])
-    return PreparedRun(plan, samples, prepared_samples, ledger, State(corrected, None, key), context, choice, chosen)
+    return samples.take([row[name] for name in some.ids if name in row])
 
 
 def _unused_review(loaded: LoadedPlan) -> Iterator[str]:
@@ -308,7 +317,7 @@ class _Caches:
     def of(self, size: int, resize: Resize) -> Cache:
         self.progress.begin(f"images at {size}", len(self.samples))
         cache, left_out = prepare_images(
-            self.samples.ids,
+            self.samples.names,
             self.samples.paths,
             hashes=self.samples.hashes,
             size=size,

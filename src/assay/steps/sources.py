@@ -268,6 +268,8 @@ def held_back(samples: Samples, before: Earlier) -> Samples:
 
 def left_by_part(samples: Samples, kept: Samples) -> dict[str, list[str]]:
     """Return the ids of the images that left validation and test."""
+    if kept is samples:
+        return {part: [] for part in PARTS}
     return {part: sorted(set(samples.part(part).ids) - set(kept.part(part).ids)) for part in PARTS}
 
 

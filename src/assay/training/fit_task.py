@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -31,7 +31,7 @@ class Source(Protocol):
     """The training images, or their features, by row; a source may mix each with its partner."""
 
     @property
-    def ids(self) -> list[str]:
+    def ids(self) -> Sequence[str]:
         """The ids of the images, in the order of their rows."""
 
     def expect(self, epoch: int, batches: Iterable[tuple[Ints, Ints]]) -> None:

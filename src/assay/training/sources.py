@@ -6,6 +6,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,13 +42,18 @@ class LabelTensors:
         `class_weights` (K,) a head: an image counts by that of its target under multi-class heads, so that a mean over
         images is one over their summed weights.
         """
-        self.ids = samples.ids
+        self.ids: Sequence[str] = samples.names
         self.space: LabelSpace = samples.space
         self.codes = [torch.from_numpy(codes) for codes in samples.codes()]
         self.weights = torch.from_numpy(samples.weights())
         by_head = [None] * len(self.space) if soft is None else soft
         self.soft = [None if targets is None else torch.from_numpy(targets) for targets in by_head]
         self.class_weights = None if class_weights is None else [torch.from_numpy(one) for one in class_weights]
+
+    @cached_property
+    def numbers(self) -> Ints:
+        """A number (N,) of each id, for random draws."""
+        return id_numbers(self.ids)
 
     def of(self, rows: Ints) -> Targets:
         """Return the targets of these rows, on the CPU."""
@@ -85,7 +91,7 @@ class MixingSource(ABC):
         """Return the inputs (B, ...) of rows in an epoch, unmixed."""
 
     @property
-    def ids(self) -> list[str]:
+    def ids(self) -> Sequence[str]:
         return self.known.ids
 
     def expect(self, epoch: int, batches: Iterable[tuple[Ints, Ints]]) -> None:
@@ -122,8 +128,8 @@ class MixingSource(ABC):
     def keys(self, epoch: int, rows: Ints, view: int) -> Keys:
         """Return the key (B,) of the random draws of each row for a view."""
         again, images = np.divmod(rows, len(self.ids))
-        names = [self.ids[image] for image in images]
-        return augmentation_keys(names, seed=self.seed, step=self.step, epoch=epoch, occurrence=again, view=view)
+        numbers = self.known.numbers[images]
+        return image_keys(seed=self.seed, step=self.step, epoch=epoch, images=numbers, occurrence=again, view=view)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +152,12 @@ class ImageSource(MixingSource):
             self.cache.expect(self._in_cache(np.unique(np.concatenate(both))) for both in batches)
 
     def _in_cache(self, rows: Ints) -> Ints:
-        return self.cache.rows_of([self.ids[image] for image in rows % len(self.ids)])
+        return self._cached[rows % len(self._cached)]
+
+    @cached_property
+    def _cached(self) -> Ints:
+        """The row (N,) of each image in the cache."""
+        return self.cache.rows_of(self.ids)
 
     def inputs(self, epoch: int, rows: Ints) -> Tensor:
         images = rows % len(self.ids)
@@ -183,8 +194,7 @@ class StoredSource(MixingSource):
     def inputs(self, epoch: int, rows: Ints) -> Tensor:
         again, images = np.divmod(rows, len(self.ids))
         # Images begin at different views, so that no epoch has the plain views alone.
-        first = np.array([zlib.crc32(self.ids[image].encode()) for image in images])
-        turn = (epoch + again + first) % len(self.views)
+        turn = (epoch + again + self.known.numbers[images]) % len(self.views)
         inputs = np.empty((len(rows), *self.views[0].shape[1:]), np.float32)
         for number in np.unique(turn):
             inputs[turn == number] = self.views[number][images[turn == number]]
@@ -198,8 +208,13 @@ def augmentation_keys(
 
     `occurrence`, one for all or (B,), is the number of the image's repeat in the epoch.
     """
-    images = np.array([zlib.crc32(name.encode()) for name in ids], dtype=np.int64)
+    images = id_numbers(ids)
     return image_keys(seed=seed, step=step, epoch=epoch, images=images, occurrence=occurrence, view=view)
+
+
+def id_numbers(ids: Sequence[str]) -> Ints:
+    """Return a number (N,) for each id, whatever its row."""
+    return np.fromiter((zlib.crc32(name.encode()) for name in ids), np.int64, len(ids))
 
 
 # How images were mixed in a fit, by class: recomputed from the draws, which depend on their keys alone.

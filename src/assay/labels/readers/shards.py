@@ -22,7 +22,7 @@ from assay.labels.readers.folder import split_of
 from assay.labels.readers.shard_index import Index, indexed
 from assay.labels.readers.table import raw_labels
 from assay.labels.readers.table_files import Rows, read_rows, rows_of_frame, texts
-from assay.labels.samples import MEMBER, MEMBER_TYPE
+from assay.labels.samples import MEMBER, MEMBER_TYPE, Names, in_chunks
 from assay.labels.shards import LIST, ImageFile, Member, expand, is_address
 from assay.labels.spelling import Spelling
 from assay.messages import printable, quoted
@@ -58,7 +58,7 @@ def find_in_shards(
         rows = texts(rows, [name])
         columns = replace(columns, image=name)
     else:
-        rows = _rows(source, images, shards)
+        rows, images = _rows(source, images, shards)
         labels = shards[0].labels
         columns = Columns(
             IMAGE,
@@ -71,11 +71,17 @@ def find_in_shards(
         )
 
     def locate(rows: Rows, cells: Sequence[str], _: Path) -> tuple[Rows, tuple[LeftOut, ...]]:
+        if table is None:  # the rows are the images
+            return replace(rows, frame=rows.frame.with_columns(images["id"])), ()
         return _located(rows, cells, images["id"].to_list())
 
     raw = raw_labels(rows, root=root, columns=columns, spelling=spelling, locate=locate)
-    members = images.select("id", "hash", pl.col("name").alias("path"), MEMBER)
-    joined = raw.table.drop("path").join(members, on="id", how="left", maintain_order="left")
+    path = images["id" if images["id"].equals(images["name"]) else "name"].alias("path")  # one column, not two alike
+    members = images.select("id", "hash", path, MEMBER)
+    if raw.table["id"].equals(members["id"]):
+        joined = raw.table.drop("path").hstack(members.drop("id"))
+    else:
+        joined = raw.table.drop("path").join(members, on="id", how="left", maintain_order="left")
     return replace(raw, table=joined, left_out=(*left_out, *raw.left_out), shards=tuple(one.shard for one in shards))
 
 
@@ -137,12 +143,10 @@ def _images(source: Path, shards: Sequence[Index]) -> tuple[pl.DataFrame, tuple[
     return good.with_columns(id_.alias("id"), member), left_out
 
 
-def _rows(source: Path, images: pl.DataFrame, shards: Sequence[Index]) -> Rows:
-    """Return the cells of labels within the shards as a table."""
-    records = [json.loads(text) if text else {} for text in images["labels"].to_list()]
-    names = dict.fromkeys(name for record in records for name in record)
-    frame = pl.DataFrame([_column(name, [record.get(name) for record in records]) for name in names])
-    if "cls" in names and "label" not in names:  # WebDataset's ending of a file that holds the class
+def _rows(source: Path, images: pl.DataFrame, shards: Sequence[Index]) -> tuple[Rows, pl.DataFrame]:
+    """Return the cells of labels within the shards as a table, and the images in its order."""
+    frame = _cells(images["labels"])
+    if "cls" in frame.columns and "label" not in frame.columns:  # WebDataset's ending of a file that holds the class
         frame = frame.rename({"cls": "label"})
     sides = [split_of(re.sub(r"[-_.\d]+(of[-_.\d]+)?$", "", PurePosixPath(one.shard.name).stem)) for one in shards]
     if len({side for side in sides if side}) > 1 and "split" not in frame.columns:
@@ -151,7 +155,38 @@ def _rows(source: Path, images: pl.DataFrame, shards: Sequence[Index]) -> Rows:
         order = frame[shards[0].labels.order].arg_sort()
         frame, images = frame[order].drop(shards[0].labels.order), images[order]
     rows = rows_of_frame(source, frame.with_columns(images["id"].alias(IMAGE)))
-    return replace(rows, lines=images["id"].to_list(), unit="image")
+    return replace(rows, lines=Names(images["id"]), unit="image"), images
+
+
+def _cells(texts: pl.Series) -> pl.DataFrame:
+    """Return JSON objects of columns and cells as a table: some at a time, unless their types differ."""
+    slices = list(in_chunks(texts))
+    parts, counts = [_records(some.to_list()) for some in slices], [len(some) for some in slices]
+    kinds: dict[str, set[pl.DataType]] = {}
+    for part in parts:
+        for name, kind in part.schema.items():
+            kinds.setdefault(name, set()).update({kind} - {pl.Null()})
+    if any(len(kind) > 1 for kind in kinds.values()):
+        return _records(texts.to_list())
+    empty = [pl.Series(name, [], next(iter(kind), pl.Null())) for name, kind in kinds.items()]
+    columns = [
+        pl.concat(
+            [
+                part[column.name].cast(column.dtype)
+                if column.name in part.columns
+                else column.extend_constant(None, count)
+                for part, count in zip(parts, counts, strict=True)
+            ]
+        )
+        for column in empty
+    ]
+    return pl.DataFrame(columns)
+
+
+def _records(texts: Sequence[str | None]) -> pl.DataFrame:
+    records = [json.loads(text) if text else {} for text in texts]
+    names = dict.fromkeys(name for record in records for name in record)
+    return pl.DataFrame([_column(name, [record.get(name) for record in records]) for name in names])
 
 
 def _column(name: str, values: list[Any]) -> pl.Series:

@@ -23,7 +23,7 @@ from assay.labels.readers.image_names import MISSING, FileIndex, Location
 from assay.labels.readers.image_names import locate as locate_cells
 from assay.labels.readers.label_cells import HeadColumns, blank_notes, labels_of, read_cells, settle_cells
 from assay.labels.readers.table_files import Rows, merge_same, numbers, read_rows, texts
-from assay.labels.samples import first_labels
+from assay.labels.samples import Names, first_labels
 from assay.labels.spelling import Spelling
 from assay.messages import printable, yaml_word
 
@@ -113,16 +113,17 @@ def _ways(heads: Mapping[str, HeadColumns]) -> dict[str, str]:
     return ways
 
 
-def image_cells(rows: Rows, image: str) -> list[str]:
+def image_cells(rows: Rows, image: str) -> Sequence[str]:
     """Return the cells that name the images. Raises DataError for a blank one."""
     blank = rows.frame[image].is_null()
     if blank.any():
         raise DataError(f"{rows.at(blank.arg_max() or 0)}: names no image. Remove the {rows.unit}.")
-    cells: list[str] = rows.frame[image].to_list()
-    for row, cell in enumerate(cells):
-        if "\0" in cell:
-            raise DataError(f"{rows.at(row)}: {cell!r} holds a NUL character, which no file name can. Mend it.")
-    return cells
+    cells = rows.frame[image]
+    with_nul = cells.str.contains("\0", literal=True)
+    if with_nul.any():
+        row = with_nul.arg_max() or 0
+        raise DataError(f"{rows.at(row)}: {cells[row]!r} holds a NUL character, which no file name can. Mend it.")
+    return Names(cells)
 
 
 def locate_images(rows: Rows, cells: Sequence[str], root: Path) -> tuple[Rows, tuple[LeftOut, ...]]:
