@@ -18,6 +18,7 @@ from assay.arrays import Ints
 from assay.errors import TrainingError
 from assay.labels.space import Head, LabelSpace
 from assay.progress import NoProgress
+from assay.training import fit_task
 from assay.training.checkpoint import graceful_stop
 from assay.training.devices import Hardware, Machine, SingleProcess
 from assay.training.fit_task import Batch, EpochLogits, FitConfig, FitState, FitTask, TimeLimit
@@ -471,3 +472,18 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_weights(ema: float | None, m
     assert len(later.source.seen) == 5  # of 6
     assert same(found, wanted)
     assert [row["training"] for row in again.history] == [row["training"] for row in whole.history]
+
+
+def test_mean_logits_of_very_many_images_are_those_of_a_random_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = EpochLogits.empty(50, 3)
+    monkeypatch.setattr(fit_task, "MOST_LOGITS", 30)
+    some = EpochLogits.empty(50, 3)
+    rows, logits = np.array([*range(40), 7, 50 + 9]), torch.randn(42, 3)
+    for kept in (every, some):
+        kept.add(rows, logits)
+    images, means = every.means(lambda tensor: tensor)
+    part, of_part = EpochLogits.of(some.sums, some.times, 50).means(lambda tensor: tensor)
+    assert images.tolist() == list(range(40))
+    assert part.tolist() == [image for image in some.images.tolist() if image < 40]
+    assert len(some.images) == 10
+    assert of_part.allclose(means[np.isin(images, part)])

@@ -256,7 +256,7 @@ def test_what_one_process_saw_of_an_unfinished_epoch_counts_once(tmp_path: Path)
 
     job = job_of()
     count = len(job.source.ids)
-    answered = EpochLogits(torch.ones(count, COURSE.width), torch.ones(count))
+    answered = EpochLogits.of(torch.ones(count, COURSE.width), torch.ones(count), count)
     saver = Checkpoint(job, None, Machine(SingleProcess(), Hardware()), tmp_path / "checkpoint", 0.0)
     saver.write(FitState(batch=1, sums=[3.0, 1.0], counts=[4.0, 2.0]), answered)
     for together, share in ((SingleProcess(), 1.0), (Second(), 0.0)):

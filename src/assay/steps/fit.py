@@ -32,7 +32,7 @@ from assay.steps.start import classifier_for, describe_network, labelled_parts, 
 from assay.steps.trainable import FitData, Trainable, consistency_of, trainable, unlabelled_images
 from assay.training import loop, optimizers
 from assay.training.devices import Machine
-from assay.training.fit_task import FitConfig, FitTask, TimeLimit
+from assay.training.fit_task import EpochLogits, FitConfig, FitTask, TimeLimit
 from assay.training.sampling import split_batches
 from assay.training.semi_supervised import Consistency
 from assay.training.sources import LabelTensors, MixingSource, mix_counts, mix_lines
@@ -46,6 +46,9 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
         images = task.order.length
         if images != len(data.train):
             context.progress.line(f"  an epoch shows {images:,} images, of {len(data.train):,} that there are")
+        kept = len(EpochLogits.empty(len(data.train), config.width).images)
+        if kept < len(data.train):
+            context.progress.line(f"  training metrics of an epoch are those of {kept:,} images, drawn at random")
         context.progress.begin(context.name, 0 if config.limit else settings.epochs * images)
         final = loop.fit(task, config, machine=prepared.machine, checkpoint=checkpoint, progress=context.progress)
         context.progress.end()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -131,31 +132,49 @@ class FitState:
         self.counts = [total + value for total, value in zip(self.counts, counts, strict=True)]
 
 
+MOST_LOGITS = 1 << 25
+"""Numbers of the mean logits of an epoch, 134 MB; of more images and classes, a random part of the images."""
+
+
 @dataclass(frozen=True)
 class EpochLogits:
-    """Mean logits of each training image over one epoch, each image counted once however often it was drawn."""
+    """Mean logits of training images over one epoch, each image counted once however often it was drawn."""
 
-    sums: Tensor  # (N, W) of logits so far
-    times: Tensor  # (N,) logits added
+    sums: Tensor  # (n, W) of logits so far
+    times: Tensor  # (n,) logits added
+    images: Ints  # (n,) in order: all of the N images, or a random part of very many
+    count: int  # N
 
     @staticmethod
     def empty(count: int, width: int) -> EpochLogits:
-        return EpochLogits(torch.zeros(count, width), torch.zeros(count))
+        kept = min(count, max(1, MOST_LOGITS // max(width, 1)))
+        return EpochLogits.of(torch.zeros(kept, width), torch.zeros(kept), count)
+
+    @staticmethod
+    def of(sums: Tensor, times: Tensor, count: int) -> EpochLogits:
+        """Return sums over the images that are kept of `count`, the same ones each time."""
+        every = len(times) == count
+        kept = np.arange(count) if every else np.random.default_rng(0).choice(count, len(times), replace=False)
+        return EpochLogits(sums, times, np.sort(kept), count)
 
     def add(self, rows: Ints, logits: Tensor) -> None:
         """Add logits (B, W) of rows (B,), among which an image may be repeated."""
-        images = torch.from_numpy(rows % len(self.times))
-        self.sums.index_add_(0, images, logits.detach().float().cpu())
-        self.times.index_add_(0, images, torch.ones(len(rows)))
+        images, logits = rows % self.count, logits.detach().float().cpu()
+        if len(self.images) < self.count:
+            at = np.minimum(np.searchsorted(self.images, images), len(self.images) - 1)
+            kept = self.images[at] == images
+            images, logits = at[kept], logits[torch.from_numpy(kept)]
+        self.sums.index_add_(0, torch.from_numpy(images), logits)
+        self.times.index_add_(0, torch.from_numpy(images), torch.ones(len(images)))
 
     def means(self, total: Callable[[Tensor], Tensor]) -> tuple[Ints, Tensor]:
-        """Return the images drawn in the epoch (M,), and their mean logits (M, W).
+        """Return those of the images that were drawn in the epoch (M,), and their mean logits (M, W).
 
         `total` adds up the tensors of several processes.
         """
         sums, times = total(self.sums.clone()), total(self.times.clone())
         drawn = times > 0
-        return drawn.nonzero()[:, 0].numpy(), sums[drawn] / times[drawn, None]
+        return self.images[drawn.numpy()], sums[drawn] / times[drawn, None]
 
     def clear(self) -> None:
         """Remove all logits."""

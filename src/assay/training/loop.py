@@ -288,7 +288,7 @@ class Checkpoint:
         if task.unlabelled is not None:
             task.unlabelled.restore(out_of("unlabelled", tensors))
         state = FitState(**values["fit_state"])
-        epoch_logits = EpochLogits(tensors["logits"].cpu(), tensors["times"].cpu())
+        epoch_logits = EpochLogits.of(tensors["logits"].cpu(), tensors["times"].cpu(), len(task.source.ids))
         if not self.machine.is_main:  # sums over an unfinished epoch count once, in the main process
             state.sums, state.counts = _zeros(task), _zeros(task)
             epoch_logits.clear()
