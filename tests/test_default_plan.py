@@ -89,7 +89,7 @@ def test_tags_are_not_smoothed_and_get_a_threshold_where_there_are_enough() -> N
     _, clean, fit, thresholds = default_steps(labelled(30, tagged=20), flip="none")
     assert fit["fit"]["loss"]["smoothing"] == 0.0
     assert "monitor" not in fit["fit"]
-    assert clean["clean_labels"]["action"] == "flag"  # a repair of tags is not measured
+    assert clean["clean_labels"]["action"] == "flag"  # nothing shows whether a repair of tags helps
     assert thresholds == {"tune_thresholds": {"heads": ["tags"]}}
     assert len(default_steps(labelled(30, tagged=19), flip="none")) == 3
 

@@ -346,8 +346,8 @@ def _probe(facts: Facts, speeds: Speeds, left: float = math.inf, *, alone: bool 
 def _suspects(facts: Facts, speeds: Speeds, *, by: str | None = None) -> Stage:
     """Return a list of suspect labels, by the judge that is usual or by a quicker one.
 
-    The usual one can tell whether a repair helps, and then makes it. Where tags are wrong or labels few, that was not
-    measured: these are listed only.
+    The usual one can tell whether a repair helps, and then makes it. Of tags it cannot (docs/RESULTS.md), and where
+    labels are few that was not measured: these are listed only.
     """
     repairs = by is None and facts.repairs and facts.smoothed and not facts.lacks_labels
     settings = {"size": DEFAULT_SIZE, **(REPAIR if repairs else {"action": "flag"}), **({"by": by} if by else {})}
