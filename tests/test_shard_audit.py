@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,16 +53,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def backwards(function: Function, jobs: Sequence[Job]) -> Iterator[Job]:
+    """Work on shards in this process, the last one first."""
+    for job in reversed(jobs):
+        require_done(attempt(function, job))
+        yield job
+
+
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Work on shards in this process, the last one first."""
-
-    def executor(function: Function, jobs: Sequence[Job]) -> Iterator[Job]:
-        for job in reversed(jobs):
-            require_done(attempt(function, job))
-            yield job
-
-    monkeypatch.setattr(shard_audit, "pick_executor", lambda *_, **__: (executor, "cpu"))
+    """Work on shards in this process."""
+    monkeypatch.setattr(shard_audit, "pick_executor", lambda *_, **__: (backwards, "cpu"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -200,3 +205,39 @@ def test_hashes_of_copies_are_alike_and_others_are_not() -> None:
     pixels = noise_pixels(40, 64)
     pixels[1], pixels[2], pixels[3:5] = pixels[0][:, ::-1], pixels[0] // 2 + 40, 7
     assert np.flatnonzero(alike(perceptual_hashes(pixels))).tolist() == [0, 1, 2]
+
+
+# Kills.
+
+
+def live(project: Path, folder: Path, kill: int) -> None:
+    """Audit the shards of a project until the kill, before its nth file is in place."""
+    replace_file, count = os.replace, itertools.count(1)
+
+    def deadly(source: Path, target: Path) -> None:
+        if next(count) == kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace_file(source, target)
+
+    os.replace = deadly
+    shard_audit.pick_executor = lambda *_, **__: (backwards, "cpu")
+    torch.set_num_threads(1)
+    shard_audit.audit_shards(project / "shards", folder, changes=SMALL[1::2], progress=NoProgress())
+
+
+def test_killed_at_files_of_every_stage_it_ends_in_the_same_bytes(project: Path, tmp_path: Path) -> None:
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["test_shard_audit"])  # everything is imported when a process begins
+
+    def ended(kill: int) -> int | None:
+        process = forks.Process(target=live, args=(project, tmp_path, kill))
+        process.start()
+        process.join()
+        return process.exitcode
+
+    parts = [f"shards/{path.name}" for path in (project / "by two" / "shards").iterdir()]
+    for kill in (2, len(parts) + 1):  # among the shards, and at what follows from them
+        assert ended(kill) == -signal.SIGKILL, kill
+    shard_audit.audit_shards(project / "shards", tmp_path, changes=SMALL[1::2], progress=NoProgress())
+    for name in (*FILES, *parts):
+        assert (project / "by two" / name).read_bytes() == (tmp_path / name).read_bytes(), name

@@ -284,6 +284,37 @@ def test_shards_at_addresses(tmp_path: Path, http: str, monkeypatch: pytest.Monk
         assert content == [JPEG + b"1", JPEG + b"2"][: len(samples)]
 
 
+def test_an_address_on_the_command_line_is_as_it_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_shards(tmp_path / "files", a=labelled("a", "1"), b=labelled("b", "2"))
+    with fsspec.open("memory://typed/set/a.tar", "wb") as file:
+        file.write(tar_bytes(labelled("cat", "1")))
+    monkeypatch.chdir(tmp_path)
+    here = f"file://{tmp_path}/files"
+    for typed, names in (
+        (f"{here}/*.tar", ["1.jpg", "2.jpg"]),
+        (f"{here}/", ["1.jpg", "2.jpg"]),
+        (f"{here}/b.tar", ["2.jpg"]),
+        ("memory://typed/set/", ["1.jpg"]),
+    ):
+        assert [name for name, _ in find_images(Path(typed)).files] == names
+        assert from_source(Path(typed)).plan.data.shards
+
+
+def test_a_list_and_a_table_of_images_to_label_at_addresses(
+    tmp_path: Path, http: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "photos/1.jpg", "2.jpg")
+    put(tmp_path / "www", "list.txt", "table.csv")
+    (tmp_path / "www" / "list.txt").write_text("photos/1.jpg\n2.jpg\n")
+    (tmp_path / "www" / "table.csv").write_text("image\n1.jpg\n")
+    monkeypatch.chdir(tmp_path)
+    names = {"photos/1.jpg": tmp_path / "photos" / "1.jpg", "2.jpg": tmp_path / "2.jpg"}
+    assert dict(find_images(Path(f"{http}/list.txt")).files) == names
+    assert dict(find_images(Path(f"{http}/table.csv"), root=Path("photos")).files) == {"1.jpg": names["photos/1.jpg"]}
+    with pytest.raises(DataError, match="there is no such shard"):
+        find_images(Path(f"{http}/gone.csv"))
+
+
 def test_a_table_at_an_address(two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for content, kinds in ((b"image,kind\n1.jpg,new\n3,old\n", ["new", "old"]), (b"image,kind\n3,x\n", ["x"])):

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     import fsspec
 
 TAR, PARQUET = ".tar", ".parquet"
-LIST = "shards.json"
-"""The list of the shards in a folder that `assay shard` writes."""
+LIST = "shards.json"  # of the shards in a folder that `assay shard` writes
 TIMEOUT = 60.0  # seconds without a byte after which an address counts as one that hangs
 OPEN_FILES = 64  # local shards that a process keeps open
 BLOCK = 4 << 20  # bytes of a shard elsewhere that are fetched at once
@@ -36,7 +35,8 @@ BLOCKS = 16  # of them that a process keeps
 ROW_GROUPS = 8  # of Parquet files that a process keeps decompressed
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)(::[^:]+)*:/+", re.IGNORECASE)
-_WITH_HOST = re.compile(r"([a-z][a-z0-9+.-]+):/(?=[^/])", re.IGNORECASE)
+_WITH_HOST = re.compile(r"^([a-z][a-z0-9+.-]+):/(?=[^/])", re.IGNORECASE)
+_FOLDER = re.compile(r"/[^./]*$")  # `pathlib` takes the slash at its end away
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -128,7 +128,7 @@ def is_address(text: str) -> bool:
 def address(source: Path | str) -> str:
     """Return a source as it was typed: `pathlib` makes one slash of the two in an address."""
     text = str(source)
-    return _WITH_HOST.sub(r"\1://", text, count=1) if is_address(text) else text
+    return _WITH_HOST.sub(lambda at: at[1] + (":///" if at[1] == "file" else "://"), text, count=1)
 
 
 def absolute_addresses(given: Sequence[str], base: Path) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ def names_shards(source: Path) -> bool:
     """Return whether a source is a tar file, a pattern of shards, or a folder of shards and of no folders."""
     text = address(source)
     if is_address(text) or (has_pattern(text) and not source.exists()):
-        return text.endswith((TAR, PARQUET)) or (is_address(text) and text.endswith("/"))
+        return text.endswith((TAR, PARQUET)) or (is_address(text) and _FOLDER.search(text) is not None)
     if source.is_dir():
         folders = any(path.is_dir() and path.name[0] != "." for path in source.iterdir())
         return (source / LIST).is_file() or (not folders and any(source.glob(f"*{TAR}")))
@@ -192,7 +192,7 @@ def _matching(text: str) -> list[str]:
         if has_pattern(text) and not os.path.exists(text):
             return [path for path in glob.glob(text, recursive=True) if os.path.isfile(path)]
         return [text]
-    if not (has_pattern(text) or text.endswith("/")):
+    if not (has_pattern(text) or _FOLDER.search(text)):
         return [text]
     system, path = filesystem(text)
     with reaching(text):

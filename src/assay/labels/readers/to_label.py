@@ -15,7 +15,7 @@ from assay.labels.readers.image_names import locate
 from assay.labels.readers.shards import images_in_shards
 from assay.labels.readers.table import image_cells
 from assay.labels.readers.table_files import LISTED, Rows, is_table, read_names, read_rows, texts
-from assay.labels.shards import ImageFile, absolute_addresses, address, names_shards
+from assay.labels.shards import ImageFile, absolute_addresses, address, is_address, local_copy, names_shards
 from assay.messages import printable
 
 
@@ -33,13 +33,15 @@ def find_images(source: Path, *, image: str | None = None, root: Path | None = N
 
     A folder is searched to any depth and sorted naturally, names relative to it. A table (column `image`) or a
     list of names, one a line, keeps its rows in order, each as often as it is named, missing files too; the names
-    start from `root`, else from where the file lies. Raises DataError where there are none.
+    start from `root`, else from where the file lies, or from the working folder if it lies at an address. Raises
+    DataError where there are none.
     """
     if names_shards(source):
         images, left_out = images_in_shards(absolute_addresses([address(source)], Path.cwd())[0])
         return ImagesToLabel(images, left_out)
-    path = Path(os.path.abspath(source))
-    is_list = path.suffix.lower() == ".txt"
+    is_list = source.suffix.lower() == ".txt"
+    elsewhere = is_address(str(source)) and (is_list or is_table(source))
+    path = Path(os.path.abspath(local_copy(source) if elsewhere else source))
     if path.exists() and (path.is_dir() or not (is_list or is_table(path))):
         if root is not None:
             raise DataError(
@@ -58,7 +60,7 @@ def find_images(source: Path, *, image: str | None = None, root: Path | None = N
         return ImagesToLabel(files, tree.no_images(), tree.notes())
     if not path.exists():
         raise DataError(f"{printable(source)}: does not exist. Give an image, a folder of images, a table or a list.")
-    start = Path(os.path.abspath(root)) if root is not None else path.parent
+    start = Path(os.path.abspath(root or "")) if root is not None or elsewhere else path.parent
     if not start.is_dir():
         raise DataError(f"{printable(start)}: is no folder. `root` is the folder that the names start from.")
     if not is_list and not is_table(path):
