@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from assay import cli
 from assay.errors import PlanError, TrainingError
 from assay.experiments.ablate import Ablation, ablate
-from assay.experiments.variants import Variant, variants, without_repairs
+from assay.experiments.variants import PLAIN, RIGHT, Variant, variants, without_repairs
 from assay.files import write_text
 from assay.labels.ledger import Ledger
 from assay.plan.plan import from_source, parse
@@ -282,6 +282,38 @@ def test_a_plan_without_steps_is_completed_first(images: Path, tmp_path: Path, m
     loaded = from_source(images, overrides=small)
     result = ablate(loaded, tmp_path / "run", without=["steps.1"], device="cpu")
     assert [row.variant.name for row in result.rows] == ["whole", "without-02-clean_labels"]
+
+
+def test_right_labels_draw_the_gap_that_repairs_may_close(
+    tiny_plan: Callable[..., str], images: Path, tmp_path: Path
+) -> None:
+    """All but two of the blue training images are called green, and the step makes that no better."""
+    names = [(f"{name}/{number}.png", name, number) for name in ("red", "green", "blue") for number in range(40)]
+    given = [
+        (image, "green" if 2 <= number < 32 and name == "blue" else name, "train" if number < 32 else "val")
+        for image, name, number in names
+    ]
+    lines = [",".join(row) for row in [("image", "label", "split"), *given]]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    right = [f"{image},{name}" for image, name, number in names if number < 32]
+    (tmp_path / "right.csv").write_text("\n".join(["image,label", *right]))
+    (tmp_path / "held.csv").write_text("image,label\nred/35.png,blue\n")
+    data = f"table: {tmp_path / 'labels.csv'}, root: {images}"
+    (tmp_path / "plan.yaml").write_text(tiny_plan(PROBE, "clean_labels: {count: 3}", PROBE, data=data))
+    printed = invoke(tmp_path / "plan.yaml", "--run", tmp_path / "run", "--truth", tmp_path / "right.csv")
+    assert printed.exit_code == 0, printed.output
+    rows = json.loads((tmp_path / "run/ablation.json").read_text())["variants"]
+    assert [row["name"] for row in rows] == ["whole", "without-02-clean_labels", PLAIN, RIGHT]
+    value = {row["name"]: row["metric"]["value"] for row in rows}
+    gap = value[RIGHT] - value[PLAIN]
+    assert gap > 0.2
+    assert rows[0]["share of the gap"]["value"] == pytest.approx((value["whole"] - value[PLAIN]) / gap)
+    assert rows[1]["share of the gap"]["value"] == pytest.approx((value["whole"] - value[rows[1]["name"]]) / gap)
+    assert [row["share of the gap"] for row in rows[2:]] == [None, None]
+    assert "share of the gap to right labels" in (tmp_path / "run/ablation.md").read_text()
+    refused = invoke(tmp_path / "plan.yaml", "--run", tmp_path / "run", "--truth", tmp_path / "held.csv")
+    assert refused.exit_code == 2
+    assert "it changes labels of val, by which all variants are compared" in " ".join(refused.output.split())
 
 
 # The command

@@ -9,7 +9,7 @@ import pytest
 
 from assay.errors import PlanError
 from assay.labels.space import Head, LabelSpace
-from assay.metrics.intervals import Estimate
+from assay.metrics.intervals import Estimate, share_of_gap
 from assay.metrics.metrics import HeadScore, difference, estimate, over_seeds, score, verdict
 
 SPACE = LabelSpace((Head("one", ("a", "b")), Head("two", ("x", "y", "z"), "multilabel")))
@@ -114,3 +114,20 @@ def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says() -> N
         change = difference(*found)
         held += change.low <= 0.05 <= change.high
     assert 180 <= held <= 198
+
+
+def test_a_share_of_a_gap_is_of_one_that_is_told_apart_from_none() -> None:
+    low, half, high = ([estimate(scored(right), "one/accuracy")] for right in (0.6, 0.75, 0.9))
+    share = share_of_gap(low, half, low=low, high=high)
+    assert share is not None
+    assert share.low is not None
+    assert share.high is not None
+    assert share.value == pytest.approx((half[0].value - low[0].value) / (high[0].value - low[0].value))
+    assert 0 < share.low < share.value < share.high < 1
+    whole = share_of_gap(low, high, low=low, high=high)
+    assert whole is not None
+    assert (whole.value, whole.low, whole.high) == (1, pytest.approx(1), pytest.approx(1))
+    assert share_of_gap(low, half, low=low, high=low) is None
+    several = share_of_gap(2 * low, 2 * half, low=2 * low, high=2 * high)
+    assert several is not None
+    assert several.value == pytest.approx(share.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,6 +42,13 @@ def ablate(  # noqa: PLR0913  (every option is a parameter)
     metric: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of validation: macro_f1, HEAD/accuracy. The headline.")
     ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Right labels of training images (columns image, label): how much of the gap to them repairs close.",
+        ),
+    ] = None,
     device: Device = None,
     executor: RunExecutor = None,
     workers: RunsAtOnce = None,
@@ -62,6 +70,7 @@ def ablate(  # noqa: PLR0913  (every option is a parameter)
             alternatives=tuple(alternative or ()),
             seeds=seeds,
             metric=metric,
+            truth=truth,
             device=device,
             progress=out.progress,
             spread=spread,

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from assay.errors import DataError
 from assay.experiments.shared_steps import Spread, estimate_of, spread_out, train_with_shared_steps
-from assay.experiments.variants import Variant, variants
+from assay.experiments.variants import PLAIN, RIGHT, Variant, variants, without_any_repair
 from assay.files import RunFolder
-from assay.metrics.intervals import Metric
+from assay.labels.corrections import corrected
+from assay.labels.readers.read import read
+from assay.metrics.intervals import Metric, share_of_gap
 from assay.metrics.metrics import difference, higher_is_better, over_seeds, verdict
 from assay.models.classifier import AUTO
 from assay.plan.plan import LoadedPlan, load
@@ -34,6 +37,7 @@ class AblationRow:
     verdict: str
     seconds: float
     by_seed: dict[int, float]
+    share: Metric | None = None  # of the gap to right labels that is closed: by the whole plan, or by the step left out
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -44,6 +48,7 @@ class AblationRow:
             "verdict": self.verdict,
             "seconds": round(self.seconds, 1),
             "by seed": {str(seed): value for seed, value in self.by_seed.items()},
+            "share of the gap": self.share.to_json() if self.share else None,
         }
 
 
@@ -95,6 +100,7 @@ def ablate(  # noqa: PLR0913  (the options of the command)
     alternatives: Sequence[str] = (),
     seeds: int = 1,
     metric: str | None = None,
+    truth: Path | None = None,
     device: str | None = None,
     progress: Progress | None = None,
     spread: Spread | None = None,
@@ -104,18 +110,22 @@ def ablate(  # noqa: PLR0913  (the options of the command)
     Steps that begin alike are computed once, and what is finished is kept when this is called again. Labels that a
     person settled in the ledger of `folder` are settled in all of them. The test split stays closed. What the variants
     are: see `variants`. `metric` is one of validation, by default the headline. With `spread` they are run elsewhere,
-    several at once, in the same folder.
+    several at once, in the same folder. `truth` is a table of right labels of training images, as corrections are:
+    with it the plan is also run without any repair, on the labels as they are and on right ones.
     Raises AssayError for all that the user can mend.
     """
     progress = progress or NoProgress()
     if metric is not None:
         higher_is_better(metric)  # what is no metric is refused before anything is trained
+    if truth is not None:
+        _require_training_labels(loaded, truth)
     with lock(folder):
         if not loaded.plan.steps or loaded.plan.model.backbone == AUTO:  # chosen to suit the data, which takes a run
             whole = _Job("", loaded, folder / "variants" / "whole", device)
             _carry_out([whole], spread, progress)
             loaded = replace(loaded, plan=load(RunFolder(whole.folder).plan).plan, later=())
         compared = variants(loaded.plan, without=without, alternatives=alternatives)
+        compared += [] if truth is None else without_any_repair(loaded.plan, truth)
         numbers = tuple(range(loaded.plan.seed, loaded.plan.seed + seeds))
         jobs: dict[tuple[int, str], _Job] = {}
         for seed in numbers:
@@ -126,6 +136,20 @@ def ablate(  # noqa: PLR0913  (the options of the command)
                 jobs[seed, variant.name] = _Job(title, plan, folder / "variants" / name, device)
         _carry_out(list(jobs.values()), spread, progress)
         return compare(compared, numbers, {key: load_run(job.folder) for key, job in jobs.items()}, metric)
+
+
+def _require_training_labels(loaded: LoadedPlan, truth: Path) -> None:
+    """Raise AssayError for a table of right labels that is none, or that settles any but training labels."""
+    without_any_repair(loaded.plan, truth)  # refuses a plan with corrections of its own
+    samples = read(loaded.plan.data, base=loaded.base)
+    settled = corrected(samples, truth)
+    for split in ("val", "test"):
+        codes = zip(samples.part(split).codes(), settled.part(split).codes(), strict=True)
+        if any((before != after).any() for before, after in codes):
+            raise DataError(
+                f"--truth {truth}: it changes labels of {split}, by which all variants are compared. Keep the lines of "
+                "training images alone."
+            )
 
 
 def _carry_out(jobs: Sequence[_Job], spread: Spread | None, progress: Progress) -> None:
@@ -165,7 +189,10 @@ def compare(
     estimates = {variant.name: [estimate_of(runs[seed, variant.name], name) for seed in seeds] for variant in compared}
     rows = []
     for variant in compared:
-        by_seed = estimates[variant.name]
+        by_seed, share = estimates[variant.name], None
+        if RIGHT in estimates and (variant.leaves_out or variant.name == whole):
+            begin = estimates[PLAIN] if variant.name == whole else by_seed
+            share = share_of_gap(begin, estimates[whole], low=estimates[PLAIN], high=estimates[RIGHT])
         change = None if variant.name == whole else difference(estimates[whole], by_seed)
         text = "" if change is None else verdict(change, name)
         rows.append(
@@ -176,6 +203,7 @@ def compare(
                 VERDICTS_LEFT_OUT.get(text, "") if variant.leaves_out else text,
                 float(np.mean([runs[seed, variant.name].record.step_seconds for seed in seeds])),
                 {seed: estimate.value for seed, estimate in zip(seeds, by_seed, strict=True)},
+                share,
             )
         )
     return Ablation(name, seeds, tuple(rows))

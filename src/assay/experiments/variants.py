@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 from typing import Any
 
 from assay.errors import PlanError
@@ -14,6 +15,9 @@ from assay.steps import STEPS
 from assay.steps.base import StepPlan
 
 REPAIRS = tuple(kind for kind, step in STEPS.items() if step.repairs)
+
+PLAIN, RIGHT = "no-repair", "no-repair-right-labels"
+"""Names of variants between which the gap lies that repairs may close."""
 
 Steps = tuple[StepPlan, ...]
 Path = tuple[int, ...]
@@ -47,6 +51,18 @@ def variants(plan: Plan, *, without: Sequence[str] = (), alternatives: Sequence[
     left_out, changed = [_left_out(plan, path) for path in paths], [_changed(plan, text) for text in alternatives]
     # One named twice is one.
     return list({one.name: one for one in (Variant("whole", "whole plan", plan), *left_out, *changed)}.values())
+
+
+def without_any_repair(plan: Plan, truth: FilePath) -> list[Variant]:
+    """Return the plan without any of its repairs, and the same with the labels of a table of corrections.
+
+    Raises PlanError where the plan has corrections of its own.
+    """
+    if plan.data.corrections is not None:
+        raise PlanError("--truth: data.corrections settles labels already. Add the right labels to that table instead.")
+    bare = plan.model_copy(update={"steps": without_repairs(plan.steps)})
+    right = bare.model_copy(update={"data": plan.data.model_copy(update={"corrections": truth.absolute()})})
+    return [Variant(PLAIN, "no repair", bare), Variant(RIGHT, "no repair, right labels", right)]
 
 
 def walk(steps: Steps, above: Path = ()) -> Iterator[tuple[Path, StepPlan]]:

@@ -225,6 +225,32 @@ def difference(pairs: list[tuple[Estimate, Estimate]]) -> Metric:
     return Metric(value, n, max(-bound, value - half), min(bound, value + half))
 
 
+def share_of_gap(
+    before: list[Estimate], after: list[Estimate], *, low: list[Estimate], high: list[Estimate]
+) -> Metric | None:
+    """Return the step from `before` to `after` over that from `low` to `high`, all of the same images, by seed.
+
+    The interval is of the ratio to first order (delta method). None where the gap itself is not told apart from 0.
+    """
+    gap = difference(list(zip(low, high, strict=True)))
+    if gap.low is None or gap.high is None or gap.low <= 0 <= gap.high:
+        return None
+    steps, gaps = (
+        [(other.value - one.value) / gap.value for one, other in zip(*pair, strict=True)]
+        for pair in ((before, after), (low, high))
+    )
+    share = float(np.mean(steps))
+    runs = zip(before, after, low, high, strict=True)
+    influences = [
+        ((two.influence - one.influence) - share * (four.influence - three.influence)) / gap.value
+        for one, two, three, four in runs
+    ]
+    rest = [step - share * of_gap for step, of_gap in zip(steps, gaps, strict=True)]
+    variance, quantile = _over_runs(np.stack(influences), rest, gap.n)
+    half = quantile * float(np.sqrt(variance))
+    return Metric(share, gap.n, share - half, share + half)
+
+
 def _missed(one: Estimate, other: Estimate) -> float:
     """Return the variance of a difference that influences miss, the models being as correlated there as elsewhere."""
     floors = one.floor + other.floor

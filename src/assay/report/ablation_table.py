@@ -13,16 +13,23 @@ from assay.messages import text_table
 from assay.report.tables import interval_cells, interval_text, write_csv
 
 COLUMNS = ("variant", "metric", "difference to the whole plan", "so", "seconds")
+SHARE = "share of the gap to right labels"
 
 
 def blocks(ablation: Ablation, folder: Path) -> Iterator[Table | str]:
     """Yield what the terminal shows."""
-    yield text_table(COLUMNS, rows(ablation), right=("seconds",), title=title(ablation))
+    yield text_table(columns(ablation), rows(ablation), right=("seconds",), title=title(ablation))
     yield f"{ablation.basis}.\nThe table is in {folder}/ablation.md, .csv and .json."
 
 
+def columns(ablation: Ablation) -> list[str]:
+    """Return the names of the columns; a share of the gap has one where any is known."""
+    return [*COLUMNS, SHARE] if any(row.share for row in ablation.rows) else list(COLUMNS)
+
+
 def rows(ablation: Ablation) -> list[list[str]]:
-    """Return a row a variant, as `COLUMNS` says."""
+    """Return a row a variant, as `columns` says."""
+    shares = any(row.share for row in ablation.rows)
     return [
         [
             row.variant.title,
@@ -30,6 +37,7 @@ def rows(ablation: Ablation) -> list[list[str]]:
             interval_text(row.change, "+"),
             row.verdict,
             f"{row.seconds:,.0f}",
+            *([row.share.percent() if row.share else ""] if shares else []),
         ]
         for row in ablation.rows
     ]
@@ -37,7 +45,8 @@ def rows(ablation: Ablation) -> list[list[str]]:
 
 def markdown(ablation: Ablation) -> list[str]:
     """Return the table in Markdown, and below it what its metrics are."""
-    cells = [list(COLUMNS), ["---"] * len(COLUMNS), *rows(ablation)]
+    names = columns(ablation)
+    cells = [names, ["---"] * len(names), *rows(ablation)]
     lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in cells]
     return [*lines, "", f"{title(ablation)}; {ablation.basis}."]
 
@@ -59,6 +68,7 @@ def write(ablation: Ablation, folder: Path) -> None:
             "n": row.metric.n,
             "seeds": len(ablation.seeds),
             **interval_cells("difference ", row.change),
+            **(interval_cells("share ", row.share) if any(one.share for one in ablation.rows) else {}),
             "verdict": row.verdict,
             "seconds": round(row.seconds, 1),
         }
