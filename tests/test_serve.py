@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -35,7 +36,7 @@ from assay.apps.serve.metrics import Metrics
 from assay.apps.serve.openapi import document
 from assay.apps.serve.requests import Limits
 from assay.apps.serve.server import Access, Server, Service
-from assay.apps.serve.workers import Work, Workers
+from assay.apps.serve.start import Work, Workers
 from assay.errors import DataError, RunError
 from assay.labels.space import Head, LabelSpace
 from assay.models.trained_model import TrainedModel
@@ -409,3 +410,16 @@ def test_a_process_that_is_killed_is_replaced_and_all_end_together(
 def test_a_process_that_cannot_start_ends_all_with_its_reason(work: Work, why: str) -> None:
     with pytest.raises(RunError, match=why):
         Workers(2, work, seconds=30).run(threading.Event(), started=lambda: None)
+
+
+def test_images_are_computed_in_order_by_powers_of_two() -> None:
+    sizes = []
+
+    def predict(names: list[str], images: list[int], *, distances: bool) -> SimpleNamespace:
+        sizes.append(len(images))
+        return SimpleNamespace(probabilities=np.array(images, np.float32)[:, None], distances=None)
+
+    predictor: Any = SimpleNamespace(predict=predict, saved=SimpleNamespace(uncertainty=None))
+    images: Any = list(range(21))
+    outputs = Service("model", predictor).compute(images)
+    assert (sizes, [int(one.probabilities[0]) for one in outputs]) == ([16, 4, 1], images)
