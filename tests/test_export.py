@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import assay
 from assay import cli
 from assay.errors import DataError, ModelError
-from assay.export import compact, onnx, onnx_program
+from assay.export import compact, int8, onnx, onnx_program
 from assay.export.model_card import card
 from assay.export.onnx import ByteResize, Parity, example_files, export_onnx
 from assay.images import geometry
@@ -220,18 +220,46 @@ def test_the_command_writes_the_card_and_the_files_of_the_network(
     )
     names = ["card.md", "model.int8.onnx", "model.onnx", "predict_onnx.py"]
     assert sorted(file.name for file in tmp_path.iterdir()) == names
-    (int8,) = told["compact"]
-    assert (int8["file"], int8["change"]["n"], 0 < int8["mean"] <= int8["largest"]) == ("model.int8.onnx", 9, True)
+    (held,) = told["compact"]
+    assert (held["file"], held["change"]["n"], 0 < held["mean"] <= held["largest"]) == ("model.int8.onnx", 9, True)
     assert "| `model.int8.onnx` | " in (tmp_path / "card.md").read_text()
     files = Samples.read(finished.folder / "samples.parquet").paths[:1]
     assert onnx_program.predict(tmp_path / "model.int8.onnx", files)[1][0]["classes"] == ["blue", "green", "red"]
+
+
+def test_int8_keeps_a_layer_in_float_whose_weights_it_would_round_away(tmp_path: Path) -> None:
+    from_onnx = pytest.importorskip("onnx")
+    make, array = from_onnx.helper, from_onnx.numpy_helper.from_array
+    first = np.full((4, 3, 1, 1), [[[127.0]], [[0.4]], [[0.3]]], np.float32)  # steps of 1: the others become 0
+    second = np.eye(4, dtype=np.float32)[..., None, None]
+    nodes = [
+        make.make_node("Conv", ["images", "first"], ["a"], "one"),
+        make.make_node("Relu", ["a"], ["b"], "two"),
+        make.make_node("Conv", ["b", "second"], ["c"], "three"),
+        make.make_node("Flatten", ["c"], ["logits"], "four"),
+    ]
+    ends = [
+        make.make_tensor_value_info("images", 1, ["n", 3, 2, 2]),
+        make.make_tensor_value_info("logits", 1, ["n", 16]),
+    ]
+    graph = make.make_graph(nodes, "g", ends[:1], ends[1:], [array(first, "first"), array(second, "second")])
+    from_onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 18)]), tmp_path / "model.onnx")
+    images = np.random.default_rng(0).random((40, 3, 2, 2), dtype=np.float32)
+    images[:, 0] = 0  # of the large weight nothing comes
+    int8.write_int8(tmp_path / "model.onnx", images, tmp_path / "int8.onnx")
+    written = from_onnx.load(tmp_path / "int8.onnx")
+    inputs = {node.name: node.input for node in written.graph.node}
+    assert (inputs["one"][0], inputs["three"][0] != "b") == ("images", True)
+    expected = np.tensordot(images, first[:, :, 0, 0], (1, 1)).transpose(0, 3, 1, 2).reshape(40, 16)
+    assert np.abs(int8._outputs(written, images, ["logits"])[0] - expected).max() < 0.01
+    assert [one.name for one in tmp_path.iterdir() if one.is_dir()] == []
 
 
 def fake_format(answers: np.ndarray) -> compact.Format:
     """A file whose network gives all images these probabilities."""
     return compact.Format(
         "model.fake",
-        lambda network, images, path, in_float: path.write_bytes(b"something") and None,
+        lambda network, images, path: path.write_bytes(b"something") and None,
         lambda path: lambda images: np.tile(answers, (len(images), 1)),
         {"numpy": "pip install numpy", "no_such_package": "pip install 'assay-vision[fake]'"},
     )

@@ -6,20 +6,19 @@ A file is kept only where the headline metric on validation loses at most half a
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from assay.arrays import Floats
 from assay.errors import DataError, ModelError, install_command
+from assay.export.int8 import write_int8
 from assay.export.onnx import Exported, single
 from assay.files import whole, whole_folder
 from assay.images.decode import read_square
@@ -34,9 +33,6 @@ from assay.predictions.predictor import Predictor
 
 MOST_LOST = 0.005  # of the headline metric
 CALIBRATION = 200  # training images
-IN_FLOAT = (0.2, 0.4, 0.6, 0.8)  # of the layers, the first ones, which lose most by int8: the least that loses little
-LAYERS = ("Conv", "MatMul", "Gemm")
-QUANTISED = [*LAYERS, "Add", "Clip", "Relu"]
 BATCH = 32
 TIMED = 30  # images, one by one
 
@@ -48,15 +44,14 @@ Network = Callable[[Floats], Floats]
 class Format:
     """A kind of file (or folder): how it is written beside `model.onnx`, how it is run on one core, and what both need.
 
-    write: the path of the ONNX file, training images (N, 3, side, side), the path to write, and the share of the layers
-    that stay in float32, of which `shares` are tried in order. packages: import name -> the line that installs it.
+    write: the path of the ONNX file, training images (N, 3, side, side), and the path to write.
+    packages: import name -> the line that installs it.
     """
 
     file: str
-    write: Callable[[Path, Floats, Path, float], None]
+    write: Callable[[Path, Floats, Path], None]
     open: Callable[[Path], Network]
     packages: Mapping[str, str]
-    shares: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
@@ -106,12 +101,8 @@ def export_compact(
     validation, expected = validation.take(rows), expected.take(rows)
     path = network.with_name(chosen.file)
     with (whole if path.suffix else whole_folder)(path) as beside:
-        calibration = _calibration_images(saved, train)
-        for in_float in chosen.shares:
-            chosen.write(network, calibration, beside, in_float)
-            held = _held(path.name, beside, chosen.open(beside), saved, validation, expected, metric)
-            if held.change.value >= -MOST_LOST:
-                break
+        chosen.write(network, _calibration_images(saved, train), beside)
+        held = _held(path.name, beside, chosen.open(beside), saved, validation, expected, metric)
         if held.change.value < -MOST_LOST:
             raise ModelError(
                 f"{path}: not written: it loses more than {MOST_LOST:g} of the metric ({held}). Export the others, or "
@@ -207,55 +198,6 @@ def _torch_network(saved: TrainedModel) -> Network:
     return run
 
 
-# int8: static quantisation, of weights per channel.
-
-
-def write_int8(network: Path, images: Floats, path: Path, in_float: float) -> None:
-    """Write the ONNX file with weights and activations of 8 bits, their ranges those on training images.
-
-    The share `in_float` of the layers, the first ones, the head and the resize stay in float32.
-    """
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.batches = iter(np.split(images, range(BATCH, len(images), BATCH)))
-
-        def get_next(self) -> dict[str, Floats] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {"images": batch}
-
-    whole_network = onnx.load(network)
-    outside = {node.name for node in whole_network.graph.node if _is_outside(node)}
-    with tempfile.TemporaryDirectory(prefix="assay-int8-", dir=path.parent) as scratch:
-        merged, written = Path(scratch) / "merged.onnx", Path(scratch) / "int8.onnx"
-        quant_pre_process(str(network), str(merged), skip_symbolic_shape=True)  # merges batch-norms into convolutions
-        layers = [one.name for one in onnx.load(merged).graph.node if one.op_type in LAYERS and one.name not in outside]
-        quantize_static(
-            str(merged),
-            str(written),
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            op_types_to_quantize=QUANTISED,
-            nodes_to_exclude=[*outside, *layers[: round(in_float * len(layers))]],
-        )
-        result = onnx.load(written)
-        del result.metadata_props[:]
-        result.metadata_props.extend(whole_network.metadata_props)
-        onnx.save_model(result, str(path))
-
-
-def _is_outside(node: Any) -> bool:
-    """Return whether a node belongs to the resize or the head, by the module that the exporter noted."""
-    scopes = next((one.value for one in node.metadata_props if one.key == "pkg.torch.onnx.name_scopes"), "")
-    return "'resize'" in scopes or "'classifier.head'" in scopes
-
-
 def open_onnx(path: Path) -> Network:
     """Return the network of an ONNX file, on one thread."""
     import onnxruntime
@@ -274,7 +216,7 @@ def open_onnx(path: Path) -> Network:
 # OpenVINO: the ONNX file converted.
 
 
-def write_openvino(network: Path, images: Floats, folder: Path, in_float: float) -> None:
+def write_openvino(network: Path, images: Floats, folder: Path) -> None:
     """Write model.xml and model.bin, with weights of 32 bits."""
     import openvino
 
@@ -301,7 +243,6 @@ FORMATS: dict[str, Format] = {
         write_int8,
         open_onnx,
         dict.fromkeys(("onnx", "onnxruntime"), install_command("onnx")),
-        IN_FLOAT,
     ),
     "openvino": Format("openvino", write_openvino, open_openvino, {"openvino": install_command("openvino")}),
 }
