@@ -21,7 +21,8 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from assay.images.cache import Cache, build
 from assay.images.decode import Resize
 from assay.labels.readers.read import DataSettings, read
-from assay.repair.duplicates import clusters, conflicting, near_pairs, plain_images
+from assay.labels.space import conflicting
+from assay.repair.duplicates import clusters, near_pairs, plain_images
 from benchmarks.harness import SETS, Benchmark, Options, Record, by_name, by_seed, mean_and_interval, seconds_of, table
 
 Change = Callable[[Image.Image, int, np.random.Generator], Image.Image]
