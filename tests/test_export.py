@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -246,21 +249,29 @@ def test_int8_keeps_a_layer_in_float_whose_weights_it_would_round_away(tmp_path:
     from_onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 18)]), tmp_path / "model.onnx")
     images = np.random.default_rng(0).random((40, 3, 2, 2), dtype=np.float32)
     images[:, 0] = 0  # of the large weight nothing comes
-    int8.write_int8(tmp_path / "model.onnx", images, tmp_path / "int8.onnx")
+    files = int8.write_int8(tmp_path / "model.onnx", images, tmp_path / "int8.onnx")
+    next(files)
     written = from_onnx.load(tmp_path / "int8.onnx")
     inputs = {node.name: node.input for node in written.graph.node}
     assert (inputs["one"][0], inputs["three"][0] != "b") == ("images", True)
     expected = np.tensordot(images, first[:, :, 0, 0], (1, 1)).transpose(0, 3, 1, 2).reshape(40, 16)
     assert np.abs(int8._outputs(written, images, ["logits"])[0] - expected).max() < 0.01
+    assert len(list(files)) < len(int8.IN_FLOAT)  # one for each larger share
     assert [one.name for one in tmp_path.iterdir() if one.is_dir()] == []
 
 
-def fake_format(answers: np.ndarray) -> compact.Format:
-    """A file whose network gives all images these probabilities."""
+def fake_format(*answers: np.ndarray) -> compact.Format:
+    """Files whose networks give all images these probabilities."""
+
+    def write(network: Path, images: np.ndarray, path: Path) -> Iterator[None]:
+        for number in range(len(answers)):
+            path.write_bytes(bytes([number]))
+            yield
+
     return compact.Format(
         "model.fake",
-        lambda network, images, path: path.write_bytes(b"something") and None,
-        lambda path: lambda images: np.tile(answers, (len(images), 1)),
+        write,
+        lambda path: partial(lambda number, images: np.tile(answers[number], (len(images), 1)), path.read_bytes()[0]),
         {"numpy": "pip install numpy", "no_such_package": "pip install 'assay-vision[fake]'"},
     )
 
@@ -276,6 +287,24 @@ def test_a_compact_file_that_loses_too_much_is_not_left_behind(
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(DataError, match="no validation image has a known label"):
         compact.export_compact(finished.artifact, "fake", tmp_path / "model.onnx", samples.part("train"), metric=None)
+
+
+def test_the_first_file_that_loses_little_is_kept(
+    finished: assay.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, changes = compact._held, iter([-0.5, 0.0, 0.5])
+
+    def with_change(*arguments: Any) -> compact.Held:
+        of = held(*arguments)
+        return replace(of, change=replace(of.change, value=next(changes)))
+
+    monkeypatch.setattr(compact, "_held", with_change)
+    fake = fake_format(*np.eye(3, dtype=np.float32))
+    monkeypatch.setitem(compact.FORMATS, "fake", replace(fake, packages={}))
+    samples = Samples.read(finished.folder / "samples.parquet")
+    chosen = compact.export_compact(finished.artifact, "fake", tmp_path / "model.onnx", samples, metric=None)
+    assert (chosen.attempts, (tmp_path / "model.fake").read_bytes()) == (2, b"\x01")
+    assert str(chosen).endswith("; of 2 that were tried, the last")
 
 
 def test_a_package_that_a_format_needs_is_named_with_the_line_that_installs_it(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,13 @@ ACTIVATIONS = ("Clip", "Relu")
 KINDS = [*LAYERS, *ACTIVATIONS]  # no "Add": a residual sum has a wide range, and no multiplication
 
 
-def write_int8(network: Path, images: Floats, path: Path) -> None:
+def write_int8(network: Path, images: Floats, path: Path) -> Iterator[None]:
     """Write an ONNX file with weights (by channel) and activations of 8 bits, their ranges those on training images.
 
     The resize, the head, residual sums and the first layers stay in float32: of `IN_FLOAT` the least share with which
-    logits of training images are off by at most `MOST_ERROR` (root mean square). Biases make up for what rounded
-    weights add on average (Nagel et al. 2019, "Data-free quantization through weight equalization and bias
-    correction", section 4.2; here by means on training images).
+    logits of training images are off by at most `MOST_ERROR` (root mean square); each next file has the next share.
+    Biases make up for what rounded weights add on average (Nagel et al. 2019, "Data-free quantization through weight
+    equalization and bias correction", section 4.2; here by means on training images).
     """
     import onnx
     from onnxruntime.quantization import QDQQuantizer, QuantType
@@ -62,11 +62,12 @@ def write_int8(network: Path, images: Floats, path: Path) -> None:
         quantizer.quantize_model()
         result = quantizer.model.model
         (logits,) = _outputs(result, images[:MEASURED], ["logits"])
-        if np.mean((logits - expected) ** 2) <= MOST_ERROR**2 * np.mean(expected.var(axis=0)):
-            break
-    del result.metadata_props[:]
-    result.metadata_props.extend(original.metadata_props)
-    onnx.save_model(result, str(path))
+        error = np.mean((logits - expected) ** 2) / np.mean(expected.var(axis=0))
+        if error <= MOST_ERROR**2 or share == IN_FLOAT[-1]:
+            del result.metadata_props[:]
+            result.metadata_props.extend(original.metadata_props)
+            onnx.save_model(result, str(path))
+            yield
 
 
 def _ranges(network: Path, images: Floats) -> Any:

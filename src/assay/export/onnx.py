@@ -205,10 +205,9 @@ def _require_packages() -> None:
 
 def single(model: Model) -> TrainedModel:
     if isinstance(model, Ensemble):
-        members = ", ".join(str(member.folder) for member in model.members)
         raise ModelError(
-            f"this model is made of {len(model.networks)} networks, and one file holds one. Export its members, each "
-            f"the folder of a model: {members}"
+            f"this model is made of {len(model.networks)} networks, and one file holds one. Export the runs that "
+            "it was made of."
         )
     return model
 
