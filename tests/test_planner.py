@@ -142,6 +142,26 @@ def test_cached_views_take_a_third_of_the_time_of_the_upper_stages(
 
 
 @pytest.mark.parametrize(
+    ("left", "changed", "size"),
+    [
+        (100, {}, 128),
+        (230, {}, 160),
+        (330, {}, 192),
+        (520, {}, 192),  # in place of the whole network after them
+        (330, {"side": 64}, 128),
+        (330, {"cached": False}, 128),
+    ],
+)
+def test_upper_stages_see_larger_images_where_the_time_suffices_for_enough_of_them(
+    left: float, changed: dict[str, Any], size: int
+) -> None:
+    facts = replace(PLANTS, side=128, cached=True, smoothed=False)
+    first, *later = budgeted_stages(replace(facts, **changed), SPEEDS, left, done=[PROBE, SUSPECT_LABELS])
+    assert (first.name, first.step["fit"]["size"], names(later)) == (UPPER, size, [])
+    assert ("views" in first.step["fit"]) == (size == 128 and facts.cached and "cached" not in changed)
+
+
+@pytest.mark.parametrize(
     ("left", "size", "images"),
     [
         (35.5, 192, None),

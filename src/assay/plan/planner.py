@@ -52,6 +52,7 @@ LEAST_FIT = 4.0  # seconds: in fewer a fit does not get under way
 LEAST_EPOCH = 0.3  # of upper stages that are not cached: with less they have not recovered from the first steps
 LEAST_WHOLE = 2.0  # epochs of the whole network: with less it is below what was there before it
 LARGER = (160, 192, 224)  # pixels
+ENLARGED_IMAGES = 12_000  # larger images shown to upper stages at least
 PSEUDO = 0.5  # of the time left, for the fit on pseudo-labels
 MIXTURE_SECONDS = 2.5  # to fit Gaussians, with the features at hand
 CACHED_LINEAR = 0.5  # of the seconds of a linear model, where the features are at hand and the images were read
@@ -144,11 +145,12 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     a_view = (facts.labelled + facts.validation) * speeds.forward  # about: of all stages
     least = max(LEAST_FIT, 2 * a_view if facts.cached else LEAST_EPOCH * of_upper)
     if UPPER not in done and not begun and epochs < UPPER_EPOCHS and left >= least:
-        alone = epochs * (1 - UPPER_SHARE) < LEAST_AFTER
-        seconds = left if alone else UPPER_SHARE * left
-        yield _upper(UPPER, facts, speeds, seconds, of_upper)
-        if alone:
+        enlarged = _upper(UPPER, facts, speeds, left, larger=LARGER)
+        if epochs * (1 - UPPER_SHARE) < LEAST_AFTER or enlarged.step["fit"]["size"] > DEFAULT_SIZE:
+            yield enlarged
             return
+        seconds = UPPER_SHARE * left
+        yield _upper(UPPER, facts, speeds, seconds)
         left, second = left - seconds, _second_seconds(facts, speeds, [UPPER])
     if WHOLE not in done and not begun and left >= max(LEAST_FIT, LEAST_WHOLE * epoch):
         later = [size for size in LARGER if size <= facts.largest]
@@ -175,10 +177,18 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
         yield _more_epochs(facts, left, epoch)
 
 
-def _upper(name: str, facts: Facts, speeds: Speeds, seconds: float, epoch: float) -> Stage:
-    """Return a fit of the upper stages within seconds."""
+def _upper(name: str, facts: Facts, speeds: Speeds, seconds: float, *, larger: Sequence[int] = ()) -> Stage:
+    """Return a fit of the upper stages within seconds, of the largest images of which enough views and epochs fit."""
     lr = 2 * LR if facts.labelled >= MANY_IMAGES else LR
-    return _fit_stage(name, facts, seconds, epoch, freeze=facts.frozen, lr=lr, **_views(facts, speeds, seconds))
+    for size in (*(size for size in reversed(larger) if size <= facts.largest and facts.cached), DEFAULT_SIZE):
+        area = (size / DEFAULT_SIZE) ** 2
+        of_size = replace(speeds, forward=area * speeds.forward, upper=area * speeds.upper)
+        views, epoch = _views(facts, of_size, seconds), _epoch_seconds(facts, of_size.upper, of_size)
+        least = max(ENLARGED_IMAGES / max(1, facts.labelled), LEAST_WHOLE) * epoch
+        if size == DEFAULT_SIZE or (views["views"] > 1 and (1 + VIEWS_SHARE) * least <= seconds):
+            break
+    settings = views if size == DEFAULT_SIZE else {"size": size}  # views are counted again by what the first one took
+    return _fit_stage(name, facts, seconds, epoch, freeze=facts.frozen, lr=lr, **settings)
 
 
 def _views(facts: Facts, speeds: Speeds, seconds: float) -> dict[str, Any]:
@@ -282,8 +292,7 @@ def _second_member(facts: Facts, speeds: Speeds, left: float) -> Mapping[str, An
     """Return a probe and a fit of the second backbone, or of the upper stages of the first, within `left` seconds."""
     if not facts.second:
         seconds = left - CACHED_LINEAR * facts.labelled * speeds.linear
-        epoch = _epoch_seconds(facts, speeds.upper, speeds)
-        return {"steps": [_probe(facts, speeds).step, _upper(ENSEMBLE, facts, speeds, seconds, epoch).step]}
+        return {"steps": [_probe(facts, speeds).step, _upper(ENSEMBLE, facts, speeds, seconds).step]}
     probe = _probe(facts, Speeds(facts.second_cost * speeds.forward, 0, 0, speeds.linear))
     epoch = facts.second_cost * _epoch_seconds(facts, speeds.training, speeds)
     fit = _fit_stage(SECOND_BACKBONE, facts, left - probe.seconds, epoch)
