@@ -297,9 +297,10 @@ def test_odd_names_train_and_predict(name: str) -> None:
     Path("images/red").rename(Path("images") / name)
     for number in range(6):
         (Path("images") / name / f"{number}.png").rename(Path("images") / name / f"{name} {number}.png")
-    done = train(plan())
+    run = f"./{name}"  # of the same name
+    done = train(plan(), "--run", run)
     assert done.exit_code == 0, done.output
-    done = CliRunner().invoke(cli.app, ["predict", "run", "images", "--out", "labels.csv", "--device", "cpu"])
+    done = CliRunner().invoke(cli.app, ["predict", run, "images", "--out", "labels.csv", "--device", "cpu"])
     assert done.exit_code == 0, done.output
     with open("labels.csv", newline="", encoding="utf-8") as file:
         rows = {row["image"]: row["label"] for row in csv.DictReader(file)}

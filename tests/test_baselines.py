@@ -66,6 +66,16 @@ def test_a_linear_model_on_pixels_sees_brightness() -> None:
     assert found["tags/mean_average_precision"] > 0.95
 
 
+def test_of_many_images_the_linear_model_learns_from_those_shown_and_the_majority_from_all() -> None:
+    train, codes = images(300, 0)
+    features, shown = shrink(train), np.arange(40, 140)
+    found = baseline_predictions(SPACE, codes, train=features[shown], val=features[:50], drawn=shown)
+    alone = baseline_predictions(SPACE, [one[shown] for one in codes], train=features[shown], val=features[:50])
+    whole = baseline_predictions(SPACE, codes, train=features, val=features[:50])
+    assert np.array_equal(found["linear on pixels"].probabilities, alone["linear on pixels"].probabilities)
+    assert np.array_equal(found["majority"].probabilities, whole["majority"].probabilities)
+
+
 def test_on_zero_images_it_equals_the_majority() -> None:
     train, codes = images(300, 0)
     features = shrink(train)

@@ -255,3 +255,17 @@ def test_ordinary_files_are_not_taken_for_labels(tmp_path: Path) -> None:
     put(tmp_path, "cat/1.jpg", "dog/2.jpg", "README.txt", "notes.csv", "config.json", "page.html", "cat/1.xml")
     (tmp_path / "config.json").write_text('{"lr": 0.1}')
     assert not [note for note in read_folder(tmp_path).notes if "not read where a folder is given" in note]
+
+
+def test_with_classes_named_a_class_may_be_called_as_a_split(tmp_path: Path) -> None:
+    folder = put(tmp_path, "control/1.jpg", "test/2.jpg", "testing/control/3.jpg", "dev/test/4.jpg")
+    samples = read_whole(DataSettings(folder=folder, classes=("control", "test")), base=tmp_path)
+    assert dict(zip(samples.ids, samples.table["label:label"], strict=True)) == {
+        "control/1.jpg": "control", "test/2.jpg": "test", "testing/control/3.jpg": "control", "dev/test/4.jpg": "test",
+    }  # fmt: skip
+    assert splits(samples) == {
+        "control/1.jpg": None, "test/2.jpg": None, "testing/control/3.jpg": "test", "dev/test/4.jpg": "val",
+    }  # fmt: skip
+    note = note_of(samples, "taken as splits")
+    assert "'testing' as test" in note
+    assert "'dev' as val" in note

@@ -415,6 +415,8 @@ def test_values_for_steps_that_are_not_chosen_yet_wait_for_them(tmp_path: Path) 
     whole = complete(loaded, [{"look": {}}, {"fit": {"lr": 0.1}}], steps=STEPS)
     assert [step.settings for step in whole.plan.steps] == [Look(), Train(lr=0.1, epochs=9)]
     assert (whole.plan.seed, whole.plan.data, whole.later) == (4, loaded.plan.data, ())
+    given = source(path, overrides=["steps=[{look: {}}, {fit: {lr: 0.1}}]", "steps.1.fit.epochs=9"])
+    assert (given.later, [step.settings for step in given.plan.steps]) == ((), [Look(), Train(lr=0.1, epochs=9)])
     wrong = source(path, overrides=["steps.1.fit.epoch=9"])
     with pytest.raises(PlanError, match=r"^--set steps.1.fit.epoch=9: .* did you mean epochs\?"):
         complete(wrong, [{"look": {}}, {"fit": {}}], steps=STEPS)

@@ -408,6 +408,7 @@ def test_files_beside_the_plan_come_before_those_below_the_root(tmp_path: Path) 
         {"lists": "a", "split": {"column": "fold"}},
         {"lists": "a", "images": "im.jpg"},
         {"lists": "a", "images": "{id}_{n}.jpg"},
+        {"lists": "a", "images": "{_}/im{id}.jpg"},
         {"names": "{class}.jpg"},
         {"names": "{class}.jpg", "root": "p", "head": "tags"},
         {"rows": "a.txt"},

@@ -16,11 +16,12 @@ import assay
 from assay.images.cache import build
 from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
+from assay.metrics.metrics import probabilities_of
 from assay.models.classifier import ModelSettings, build_classifier
 from assay.models.decision_rule import DecisionRule
 from assay.models.trained_model import TrainedModel
 from assay.predictions.predictor import Predictor
-from assay.predictions.tta import RandomViews, tta_probabilities, tta_views
+from assay.predictions.tta import RandomViews, tta_logits, tta_views
 from assay.training.devices import Hardware
 from factories import write_noise
 
@@ -81,7 +82,8 @@ def test_views_within_a_run_are_those_of_predicting(artifact: Predictor, images:
     cache, _ = build(ids, paths, hashes=[None] * 5, size=SIZE, resize=Resize(), folder=tmp_path)
     assert cache.side == SIDE
     hardware, found = artifact.hardware[0], artifact.saved
-    each = list(tta_probabilities(found, lambda size, resize: cache, ids, tta=VIEWS, hardware=hardware))
+    logits = tta_logits(found, lambda size, resize: cache, ids, views=tta_views(VIEWS), hardware=hardware)
+    each = [probabilities_of(found.space, one) for one in logits]
     np.testing.assert_allclose(np.mean(each, axis=0)[:, :3], answers(artifact, paths)[:, :3], atol=1e-6)
 
 

@@ -27,6 +27,8 @@ from assay.labels.samples import Samples
 from assay.labels.subset import without
 from assay.labels.writers.formats import WRITERS
 from assay.plan.plan import from_source
+from assay.progress import NoProgress
+from assay.scale.shard_predictions import index_shards
 from factories import put
 
 JPEG = b"\xff\xd8\xff"
@@ -88,6 +90,15 @@ def test_shards_are_named_by_a_range_a_pattern_or_their_folder(tmp_path: Path, p
 def test_images_of_one_name_are_told_apart_by_their_shard(tmp_path: Path) -> None:
     put_shards(tmp_path / "s", a=labelled("cat", "1"), b=labelled("dog", "1"))
     assert labels(read_shards(tmp_path / "s")) == {"a.tar/1.jpg": "cat", "b.tar/1.jpg": "dog"}
+
+
+def test_shards_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for folder, label in (("x", "cat"), ("y", "cat")):
+        put_shards(tmp_path / folder, **{"00": labelled(label, "1")})
+    samples = read_shards(tmp_path / "*" / "00.tar")
+    assert labels(samples) == {"x/00.tar/1.jpg": "cat", "y/00.tar/1.jpg": "cat"}
+    indexed = index_shards([str(tmp_path / "*" / "00.tar")], executor=lambda *_: iter(()), progress=NoProgress())
+    assert indexed.prefixes == ("x/00.tar/", "y/00.tar/")
 
 
 def test_an_image_that_cannot_be_read_is_left_out_alone(tmp_path: Path) -> None:
@@ -311,7 +322,7 @@ def test_a_list_and_a_table_of_images_to_label_at_addresses(
     names = {"photos/1.jpg": tmp_path / "photos" / "1.jpg", "2.jpg": tmp_path / "2.jpg"}
     assert dict(find_images(Path(f"{http}/list.txt")).files) == names
     assert dict(find_images(Path(f"{http}/table.csv"), root=Path("photos")).files) == {"1.jpg": names["photos/1.jpg"]}
-    with pytest.raises(DataError, match="there is no such shard"):
+    with pytest.raises(DataError, match="there is no such file"):
         find_images(Path(f"{http}/gone.csv"))
 
 
@@ -328,7 +339,7 @@ def test_a_table_at_an_address(two: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_goes_wrong_at_addresses(tmp_path: Path, http: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "TIMEOUT", 0.2)
     for given, message in (
-        (f"{http}/gone.tar", "there is no such shard"),
+        (f"{http}/gone.tar", "there is no such file"),
         (f"{http}/login.tar", "is an HTML page"),
         (f"{http}/hangs.tar", "does not answer"),
         (f"{http}/error403.tar", "Check the credentials"),

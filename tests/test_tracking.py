@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 from collections import defaultdict
@@ -234,7 +235,12 @@ def doubled(monkeypatch: pytest.MonkeyPatch) -> Any:
         "accelerate.tracking.WandBTracker", lambda *args, **options: given.update(options, project=args[0])
     )
     monkeypatch.setattr("accelerate.tracking.MLflowTracker", lambda *args, **options: given.update(options))
-    store = types.SimpleNamespace(set_tracking_uri=lambda uri: given.update(uri=uri))
+
+    def set_uri(uri: str) -> None:
+        given.update(uri=uri)
+        os.environ["MLFLOW_TRACKING_URI"] = uri  # as mlflow does, for what it starts
+
+    store = types.SimpleNamespace(set_tracking_uri=set_uri)
     monkeypatch.setitem(sys.modules, "mlflow", store)
     for name in (
         "WANDB_MODE",
@@ -257,6 +263,9 @@ def test_nothing_leaves_the_machine_unless_the_environment_says_so(
     tracking.TRACKERS["mlflow"](tmp_path / "photos", TrackerState(begun={"mlflow": "7"}))
     assert doubled["uri"] == f"sqlite:///{tmp_path / 'photos' / 'track' / 'mlflow.db'}"
     assert doubled["run_id"] == "7"
+    assert doubled["logging_dir"] == (tmp_path / "photos" / "track" / "mlflow").as_uri()
+    tracking.TRACKERS["mlflow"](tmp_path / "second", TrackerState())
+    assert doubled["uri"] == f"sqlite:///{tmp_path / 'second' / 'track' / 'mlflow.db'}"
     assert tracking.os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert tracking.os.environ["WANDB_ERROR_REPORTING"] == "false"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
@@ -39,8 +39,6 @@ DropKind = Literal[
     "suspects",
 ]
 """The kinds of findings that may be left out. Bright, grey, odd or outlying images may be sound: a person decides."""
-
-DROP_KINDS: tuple[DropKind, ...] = get_args(DropKind)
 
 
 class AuditSettings(Settings):

@@ -245,7 +245,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError) and error.__cause__:  # that of HTTP stands for any other, its cause
         return _reason(error.__cause__)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
-        return "there is no such shard. Check the address."
+        return "there is no such file. Check the address."
     if isinstance(error, TimeoutError):
         return "does not answer. Check the address, or try again later."
     if isinstance(status, int) and status >= 500:
@@ -256,7 +256,7 @@ def _reason(error: BaseException) -> str:
 
 
 def state_of(text: str) -> str:
-    """Return size, and time of change or ETag. Raises DataError where there is no such shard."""
+    """Return size, and time of change or ETag. Raises DataError where there is no such file."""
     if not is_address(text):
         try:
             about = os.stat(text)

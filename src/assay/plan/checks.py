@@ -17,7 +17,7 @@ from assay.steps.base import Context, State, Step, StepPlan, StepResult, StepSet
 StepTable = Mapping[str, type[Settings]]
 """Kind of step -> its settings."""
 
-STEPS = tuple[StepPlan, ...]
+STEP_LIST = tuple[StepPlan, ...]
 Kind = TypeVar("Kind", bound=Settings)
 
 
@@ -39,7 +39,7 @@ class Check:
         values = value if isinstance(value, dict) else {}
         inside: dict[str, tuple[Settings, ...]] = {}
         for name, known in kind.model_fields.items():
-            if name in values and known.annotation == STEPS:
+            if name in values and known.annotation == STEP_LIST:
                 # A problem within a list of steps is not reported again of the list.
                 inside[name] = self.steps(document, (*path, name)) or (PLACEHOLDER,) * (len(self.problems) > before)
             elif name in values and (holder := _holder(known.annotation)) and isinstance(values[name], list):
@@ -115,7 +115,7 @@ def _holder(annotation: Any) -> type[Settings] | None:
 
 def _lists(kind: type[Settings]) -> list[str]:
     """Return the names of the settings that are lists of steps."""
-    return [name for name, known in kind.model_fields.items() if known.annotation == STEPS]
+    return [name for name, known in kind.model_fields.items() if known.annotation == STEP_LIST]
 
 
 # Steps that can change nothing, which a plan must not have.

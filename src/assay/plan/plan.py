@@ -280,7 +280,8 @@ def _schema_of(kinds: tuple[tuple[str, type[Settings]], ...]) -> Mapping[str, An
 
 
 def _loaded(document: Document, source: Path, overrides: Sequence[str], table: StepTable | None) -> LoadedPlan:
-    waits = isinstance(document.value, dict) and not document.value.get("steps")
+    given = any(text.partition("=")[0].strip() == "steps" for text in overrides)
+    waits = isinstance(document.value, dict) and not document.value.get("steps") and not given
     later = tuple(text for text in overrides if waits and text.startswith("steps."))
     plan = _plan(document, [text for text in overrides if text not in later], table or step_table())
     path = Path(os.path.abspath(source))  # `photos/..` has a name too

@@ -60,19 +60,22 @@ def baseline_predictions(
     *,
     train: Reals,
     val: Reals,
+    drawn: Ints | None = None,
     all_pixels: Reals | None = None,
     untrained: Reals | None = None,
     seed: int = 0,
 ) -> dict[str, BaselinePrediction]:
     """Return every baseline by name, in the order of tables.
 
-    codes: of the training images. train, val: (N, F) and (M, F), images as rows of `shrink`.
+    codes: of the training images. train, val: (N, F) and (M, F), images as rows of `shrink`; where these are not all
+        training images, `drawn` (N,) are their rows.
     all_pixels: logits (M, width) of a model of `fit_pixels`.
     untrained: logits (M, width) of the network before training, with a head of random weights.
     """
     half, never = (np.full(space.width, threshold, dtype=np.float32) for threshold in (0.5, NEVER))
     shares = majority(space, codes, count=len(val))
-    linear = linear_probabilities(space, codes, train=train, val=val, seed=seed)
+    of_drawn = codes if drawn is None else [known[drawn] for known in codes]
+    linear = linear_probabilities(space, of_drawn, train=train, val=val, seed=seed)
     predictions = {
         MAJORITY: BaselinePrediction(shares, half),
         **({} if all(head.multiclass for head in space) else {NO_TAG: BaselinePrediction(shares, never)}),

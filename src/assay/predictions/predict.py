@@ -123,7 +123,7 @@ class Predictions:
     @staticmethod
     def read(path: Path, space: LabelSpace, *, model: str) -> Predictions:
         """Read the file that `write` wrote."""
-        table = pl.read_parquet(path)
+        table = pl.read_parquet(path, hive_partitioning=False, glob=False)
         logits, thresholds = (
             np.asarray(table[name].to_numpy(), dtype=np.float32).reshape(-1, space.width)
             for name in ("logits", "thresholds")

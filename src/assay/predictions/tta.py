@@ -11,7 +11,6 @@ from assay.arrays import Floats
 from assay.images.augment import Variation
 from assay.images.cache import Cache
 from assay.images.decode import Resize
-from assay.metrics.metrics import probabilities_of
 from assay.models.combiners import MeanOf
 from assay.models.ensemble import Model
 from assay.predictions.inference import PLAIN, Inference, View, move
@@ -115,16 +114,3 @@ def tta_logits(
     ]
     for view in views:
         yield model.logits([inference.logits(ids, view) for inference in inferences])
-
-
-def tta_probabilities(
-    model: Model,
-    images: Callable[[int, Resize], Cache],
-    ids: Sequence[str],
-    *,
-    tta: AnyTTA,
-    hardware: Hardware,
-) -> Iterator[Floats]:
-    """Yield a model's probabilities (N, W), one view after the other."""
-    for logits in tta_logits(model, images, ids, views=tta_views(tta), hardware=hardware):
-        yield probabilities_of(model.space, logits)

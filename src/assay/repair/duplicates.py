@@ -229,7 +229,7 @@ def _candidates(images: Floats, progress: Callable[[float], None]) -> tuple[Ints
 
     def blocks() -> Iterator[Floats]:
         return (
-            signatures(images[start : start + 65_536], window) for window in used for start in range(0, count, 65_536)
+            signatures(images[start : start + QUERIES], window) for window in used for start in range(0, count, QUERIES)
         )
 
     done = 0

@@ -203,7 +203,7 @@ def count_suspects(
 
 def read_suspects(path: Path) -> pl.DataFrame:
     """Read a list of suspects: text, but for its probabilities."""
-    table = pl.read_csv(path, infer_schema=False)
+    table = pl.read_csv(path, infer_schema=False, glob=False)
     numbers = [name for name in ("wrong", "quality", "confidence") if name in table.columns]  # earlier: no `wrong`
     return table.with_columns(pl.col(numbers).cast(pl.Float64))
 

@@ -31,6 +31,7 @@ from assay.models.trained_model import count_trained_on, training_hashes
 from assay.models.uncertainty import Uncertainty
 from assay.predictions.baselines import (
     ALL_PIXELS,
+    MAX_IMAGES,
     MAX_PIXEL_IMAGES,
     NO_TAG,
     SIDE,
@@ -277,11 +278,13 @@ def baselines(
     if quick:
         train = train.take(random_rows(np.arange(len(train)), QUICK_IMAGES, seed))
     space, codes = samples.space, {"train": train.codes(), "val": validation.codes()}
+    drawn = random_rows(np.arange(len(train)), MAX_IMAGES, seed)
     answers = baseline_answers(
         space,
         codes["train"],
-        train=_thumbnails(cache, train.ids),
+        train=_thumbnails(cache, train.ids_of(drawn)),
         val=_thumbnails(cache, validation.ids),
+        drawn=drawn,
         all_pixels=None
         if quick
         else _linear_on_all_pixels(train, validation.ids, cache, side=min(size, ALL_PIXELS), seed=seed),
@@ -343,14 +346,19 @@ def doubt_scores(predictions: Predictions, samples: Samples, uncertainty: Uncert
     return scores
 
 
-def test_scores(run: RunFolder, samples: Samples, *, device: str, progress: Progress) -> Scores | None:
-    """Return metrics of a run's model on the labelled test images, and write its predictions; None without any."""
+def test_scores(
+    run: RunFolder, samples: Samples, trained: Samples, *, device: str, progress: Progress
+) -> Scores | None:
+    """Return metrics of a run's model on the labelled test images, and write its predictions; None without any.
+
+    `trained` are the training images as read, whose labels say which classes are rare.
+    """
     test = labelled(samples.part("test"))
     if len(test) == 0:
         return None
     predictions = predict_samples(Predictor.load(run.model.path, device=device), test, progress)
     predictions.write(run.test_predictions)
-    return scores_json(predictions, test, trained=samples.part("train"))
+    return scores_json(predictions, test, trained=trained)
 
 
 def _thumbnails(cache: Cache, ids: list[str]) -> Floats:
@@ -369,8 +377,10 @@ def _linear_on_all_pixels(train: Samples, ids: list[str], cache: Cache, *, side:
 def _rows_of_pixels(cache: Cache, ids: list[str], side: int) -> Iterator[Floats]:
     """Yield images as rows (B, F) of area means, decoded a batch at a time."""
     rows = cache.rows_of(ids)
-    for first in range(0, len(rows), 256):
-        yield shrink(cache.gather(rows[first : first + 256]).permute(0, 2, 3, 1).numpy(), side=side)
+    batches = [rows[first : first + 256] for first in range(0, len(rows), 256)]
+    cache.expect(batches)
+    for batch in batches:
+        yield shrink(cache.gather(batch).permute(0, 2, 3, 1).numpy(), side=side)
 
 
 def _untrained(

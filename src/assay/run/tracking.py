@@ -137,9 +137,11 @@ def _mlflow(run: Path, state: TrackerState) -> Any:
     import mlflow
     from accelerate.tracking import MLflowTracker
 
+    folder = None
     if "MLFLOW_TRACKING_URI" not in os.environ:
         mlflow.set_tracking_uri(f"sqlite:///{run / 'track' / 'mlflow.db'}")
-    folder = None if "MLFLOW_TRACKING_URI" in os.environ else (run / "track" / "mlflow").as_uri()
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # mlflow sets it: the next run would take it for the user's
+        folder = (run / "track" / "mlflow").as_uri()
     return MLflowTracker(PROJECT, logging_dir=folder, run_id=state.begun.get("mlflow"), run_name=run.name)
 
 

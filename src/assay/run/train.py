@@ -60,7 +60,10 @@ __all__ = ["Draw", "Run", "evaluate", "load", "train"]
 LARGE = 10**8  # bytes of activations, from which a run names what it keeps
 
 Draw = Callable[..., None]
-"""Called as `draw(folder, page=..., device=..., progress=...)` once the metrics of a run are written."""
+"""Called as `draw(folder, page=..., device=..., progress=..., seconds=...)` once the metrics of a run are written.
+
+`seconds` are those that are left of a budget, None without one.
+"""
 
 
 def train(  # noqa: PLR0913  (the options of the command, and who draws)
@@ -268,7 +271,8 @@ def _finish(
         now = predictions_of(steps[chosen], samples, run)
     test = None
     if open_test and choice:
-        test = test_scores(run, samples, device=context.device, progress=context.progress)
+        trained = context.as_read.part("train")
+        test = test_scores(run, samples, trained, device=context.device, progress=context.progress)
     ledger = Ledger.read(context.ledger)
     RunMetrics(
         key=key,

@@ -41,7 +41,7 @@ def in_processes(function: Function, jobs: Sequence[Job], *, workers: int) -> It
                 require_done(_answer(ready, process, job))
                 if waiting:
                     busy[ready] = process, waiting.pop()
-                    _send(ready, *busy[ready])
+                    _send(ready, *busy[ready], at=busy[ready][1])
                 yield job
     finally:
         for process in processes:
@@ -50,12 +50,12 @@ def in_processes(function: Function, jobs: Sequence[Job], *, workers: int) -> It
             process.join()
 
 
-def _send(connection: Connection, process: BaseProcess, *what: Function | Job) -> None:
+def _send(connection: Connection, process: BaseProcess, *what: Function | Job, at: Job | None = None) -> None:
     for one in what:
         try:
             connection.send(one)
         except OSError as error:
-            raise _ended(process, None) from error
+            raise _ended(process, at) from error
 
 
 def _answer(connection: Connection, process: BaseProcess, job: Job) -> Failure:

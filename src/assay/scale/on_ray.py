@@ -72,9 +72,11 @@ def connect() -> Any:
 def _our_sigterm() -> Iterator[None]:
     """Give SIGTERM back its handler after the block: Ray's would abort the command, ours ends it with a message."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def size_of(ray: Any) -> tuple[int, int]:

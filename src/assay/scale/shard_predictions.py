@@ -14,7 +14,7 @@ from assay.errors import DataError
 from assay.files import fingerprint, hash_file
 from assay.labels.left_out import LeftOut
 from assay.labels.readers.shard_index import index_files, is_small, read_index, write_index
-from assay.labels.readers.shards import expand_listed, index_folder
+from assay.labels.readers.shards import distinct_names, expand_listed, index_folder
 from assay.labels.shards import ImageFile, Member
 from assay.messages import printable
 from assay.metrics.metrics import probabilities_of
@@ -86,12 +86,12 @@ def _frame(predictions: Predictions) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class IndexedShards:
-    """Shards with an index of each, and what of them cannot be used; with `unique` names, these are the ids."""
+    """Shards with an index of each, and what of them cannot be used; an id is the prefix of its shard, and the name."""
 
     jobs: tuple[Job, ...]  # whose results are the indices
     left_out: tuple[LeftOut, ...]
     images: int
-    unique: bool
+    prefixes: tuple[str, ...]  # of each shard, empty where no two images have the same name
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -117,17 +117,19 @@ def index_shards(
     with stage(progress, f"indexing {len(jobs):,} shards"):
         map_shards(IndexShard(column), jobs, executor=executor, progress=progress, images=count_images)
     hashes, left_out = [], list[LeftOut]()
-    for job in jobs:
+    names = distinct_names([job.shard for job in jobs])
+    for job, shard in zip(jobs, names, strict=True):
         rows = pl.read_parquet(job.index, columns=["name", "fault"], hive_partitioning=False, glob=False)
         good = pl.col("fault").is_null()
         hashes.append(rows.filter(good)["name"].hash().to_numpy())
         bad = rows.filter(~good).rows()
-        left_out += [LeftOut(f"{job.shard.name}/{name}", fault) for name, fault in bad]
+        left_out += [LeftOut(f"{shard}/{name}", fault) for name, fault in bad]
     images = sum(map(len, hashes))
     if not images:
         why = f" The first: {left_out[0].path} ({left_out[0].reason})." if left_out else ""
         raise DataError(f"{printable(given[0])}: its {len(jobs):,} shards hold no image that can be used.{why}")
-    return IndexedShards(jobs, tuple(left_out), images, len(np.unique(np.concatenate(hashes))) == images)
+    unique = len(np.unique(np.concatenate(hashes))) == images
+    return IndexedShards(jobs, tuple(left_out), images, tuple("" if unique else f"{shard}/" for shard in names))
 
 
 def _here(function: Function, jobs: Sequence[Job]) -> Iterator[Job]:
@@ -155,17 +157,16 @@ def predict_shards(
     key = function.key
     jobs = [Job(one.shard, one.index, folder / f"{one.index.stem}-{key}.parquet") for one in shards.jobs]
     map_shards(function, jobs, executor=executor, progress=progress, images=count_images)
-    for part in map(partial(_read, saved=saved, unique=shards.unique), jobs):
+    for part in map(partial(_read, saved=saved), jobs, shards.prefixes):
         if len(part):
             yield part
 
 
-def _read(job: Job, *, saved: Model, unique: bool) -> Predictions:
+def _read(job: Job, prefix: str, *, saved: Model) -> Predictions:
     frame = pl.read_parquet(job.result, hive_partitioning=False, glob=False)
-    names = frame["name"].to_list()
-    ids = names if unique else [f"{job.shard.name}/{name}" for name in names]
-    logits = _matrix(frame, "logits") if names else np.empty((0, saved.space.width), np.float32)
-    errors = frame["error"].to_list() if names else []
+    ids = [f"{prefix}{name}" for name in frame["name"]]
+    logits = _matrix(frame, "logits") if ids else np.empty((0, saved.space.width), np.float32)
+    errors = frame["error"].to_list()
     return Predictions(
         ids,
         saved.space,

@@ -228,4 +228,4 @@ def write_history(path: Path, step: str, epochs: Sequence[dict[str, Any]]) -> No
 
 def read_history(path: Path) -> pl.DataFrame:
     """Read a history as `write_history` writes it."""
-    return pl.read_csv(path, schema_overrides=HISTORY_COLUMNS)
+    return pl.read_csv(path, schema_overrides=HISTORY_COLUMNS, glob=False)

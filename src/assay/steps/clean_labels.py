@@ -172,6 +172,8 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
         sum(answers[1:], answers[0]) / np.float32(len(answers))
         for answers in zip(*((judge.train, judge.held) for judge in judges), strict=True)
     )
+    if not context.processes.is_main_process:
+        return StepResult(None)
     if judges_held:
         of_heads = find_held_suspects(held.subset, of_held, samples, probabilities, fold, filter_by=settings.filter)
         persons, codes = persons_cells(ledger.effective()), held.subset.codes()
@@ -179,8 +181,6 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
             _rows("val", one, samples=held.subset, codes=of_head, persons=persons, max_share=settings.max_share)
             for one, of_head in zip(of_heads, codes, strict=True)
         ]
-    if not context.processes.is_main_process:
-        return StepResult(None)
     notes = single_fold_notes(samples, single_fold_labels(samples, fold))
     for note in notes:
         context.progress.line(f"  {note}")

@@ -335,7 +335,8 @@ def soft_targets(paths: Mapping[str, Path], samples: Samples) -> list[Floats | N
         if head.name not in paths:
             by_head.append(None)
             continue
-        table = pl.read_parquet(paths[head.name]).filter(pl.col("id").is_in(samples.ids))
+        table = pl.read_parquet(paths[head.name], hive_partitioning=False, glob=False)
+        table = table.filter(pl.col("id").is_in(samples.ids))
         rows = [row_of[image] for image in table["id"]]
         targets, labels = np.full((len(samples), head.size), np.nan, np.float32), head.unknown(len(samples))
         targets[rows] = np.asarray(table["targets"].to_numpy(), np.float32).reshape(-1, head.size)

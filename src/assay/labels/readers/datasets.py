@@ -129,7 +129,11 @@ def _of_parquet(path: Path) -> dict[str, Json]:
 def _read(path: Path, image: str) -> pl.DataFrame:
     """Return the rows of a file. Raises DataError where it cannot be read, or holds no images."""
     try:
-        frame = pl.read_parquet(path) if path.suffix.lower() in PARQUET else pl.read_ipc_stream(path)
+        frame = (
+            pl.read_parquet(path, hive_partitioning=False, glob=False)
+            if path.suffix.lower() in PARQUET
+            else pl.read_ipc_stream(path)
+        )
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{printable(path)}: cannot be read ({error}). Save the data set again.") from error
     kind = frame.schema.get(image)

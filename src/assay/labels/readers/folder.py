@@ -22,7 +22,7 @@ HEAD = "label"
 """The one head of the folder form."""
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Names of splits in folder names and table cells (any case)."""
+"""Names of folders (any case) that are a split without a note; `split_of` knows more."""
 
 UNLABELLED = frozenset({"unlabelled", "unlabeled", "_unlabeled"})
 
@@ -120,11 +120,13 @@ def has_loose_images(folder: Path) -> bool:
 
 
 def _of_classes(folder: Path, tree: Tree, classes: Sequence[str]) -> RawLabels:
-    """Return the images with the classes named, at whatever depth their folders are; train/, val/ and test/ count."""
+    """Return the images with the classes named, at whatever depth their folders are; those of splits count."""
     images, left_out = drop_invalid_names(tree.images)
     above = [path.split("/")[:-1] for path in images]
     labels = [next((name for name in folders if name in classes), None) for folders in above]
-    splits = [SPLITS.get(folders[0].casefold()) if folders else None for folders in above]
+    tops = dict.fromkeys(folders[0] for folders in above if folders and folders[0] not in classes)
+    split_by_top = {top: split for top in tops if (split := split_of(top))}
+    splits = [split_by_top.get(folders[0]) if folders else None for folders in above]
     table = label_table(images, {HEAD: pl.Series(labels, dtype=pl.String)})
     return RawLabels(
         source=folder,
@@ -134,7 +136,7 @@ def _of_classes(folder: Path, tree: Tree, classes: Sequence[str]) -> RawLabels:
         classes={HEAD: list(dict.fromkeys(classes))},
         declared=frozenset({HEAD}),
         left_out=(*left_out, *tree.no_images()),
-        notes=tuple(tree.notes()),
+        notes=(*tree.notes(), *_guessed(split_by_top)),
     )
 
 
@@ -183,9 +185,11 @@ def _splits_by_ending(depths: Mapping[str, set[bool]]) -> dict[str, str]:
 
 def _refuse_same_inside(folder: Path, tree: Tree, tops: Sequence[str]) -> None:
     """Raise DataError for folders of numbers (folds, years) or kinds of files that all hold the same folders."""
-    inside = {tuple(sorted(_folders_within(tree, f"{top}/"))) for top in tops}
     numbered = len({re.sub(r"\d+", "", top) for top in tops}) == 1
-    if len(tops) < 2 or len(inside) > 1 or not (numbered or {top.casefold() for top in tops} <= NO_CLASSES):
+    if len(tops) < 2 or not (numbered or {top.casefold() for top in tops} <= NO_CLASSES):
+        return
+    inside = {tuple(sorted(_folders_within(tree, f"{top}/"))) for top in tops}
+    if len(inside) > 1:
         return
     (names,) = inside
     if len(names) > 1:
@@ -247,12 +251,15 @@ def _others(tree: Tree, layout: _Layout) -> tuple[LeftOut, ...]:
     )
 
 
+def _guessed(splits: Mapping[str, str]) -> list[str]:
+    """Return a note on the folders that are splits by names other than the usual ones."""
+    guessed = [f"{top!r} as {split}" for top, split in splits.items() if top.casefold() not in SPLITS]
+    return [f"Folders are taken as splits by their names: {', '.join(guessed)}."] if guessed else []
+
+
 def _notes(folder: Path, tree: Tree, layout: _Layout) -> list[str]:
     """Return notes on how folders were read where that may not be what was meant."""
-    notes = []
-    guessed = [f"{top!r} as {split}" for top, split in layout.splits.items() if top.casefold() not in SPLITS]
-    if guessed:
-        notes.append(f"Folders are taken as splits by their names: {', '.join(guessed)}.")
+    notes = _guessed(layout.splits)
     for top in sorted(layout.unused):
         count = sum(path.startswith(f"{top}/") for path in tree.images)
         within = _folders_within(tree, f"{top}/")

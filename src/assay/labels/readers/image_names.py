@@ -7,7 +7,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,7 +120,7 @@ class FileIndex:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._by_key: dict[Level, dict[str, list[Parts]]] = {}
+        self._by_key: dict[Level, dict[str, dict[str, list[Parts]]]] = {}
 
     @cached_property
     def files(self) -> list[Parts]:
@@ -128,14 +128,15 @@ class FileIndex:
         parts = [part for part in _walk(self.root) if is_unicode("/".join(part))]
         return [part for part in parts if is_image(part[-1])] or parts
 
-    def at(self, level: Level) -> dict[str, list[Parts]]:
+    def at(self, level: Level) -> Mapping[str, Mapping[str, list[Parts]]]:
+        """Return the files by their key, and of each key by the folder that they lie in, folded; "" of none."""
         if level not in self._by_key:
-            index: dict[str, list[Parts]] = defaultdict(list)
+            index: dict[str, dict[str, list[Parts]]] = defaultdict(lambda: defaultdict(list))
             for parts in self.files:
                 key = level.of_file(parts[-1])
                 if key is not None:
-                    index[key].append(parts)
-            self._by_key[level] = dict(index)
+                    index[key][folded(parts[-2]) if len(parts) > 1 else ""].append(parts)
+            self._by_key[level] = index
         return self._by_key[level]
 
     def match(self, wanted: Wanted, *, within: bool, anywhere: bool = False) -> tuple[Level, list[Parts]] | None:
@@ -150,7 +151,9 @@ class FileIndex:
         *folders, name = wanted.parts
         for level in LEVELS:
             key = level.of_cell(name)
-            candidates = self.at(level).get(key, ()) if key is not None else ()
+            of_key = self.at(level).get(key, {}) if key is not None else {}
+            near = of_key if anywhere or not folders else dict.fromkeys((folded(folders[-1]), ""))
+            candidates = [parts for folder in near for parts in of_key.get(folder, ())]
             shared = {parts: _shared(folders, parts[:-1], folded_too=level.loose) for parts in candidates}
             depth = max if within else min
             fitting = [
@@ -266,7 +269,7 @@ def _why_missing(index: FileIndex, wanted: Wanted) -> str:
     """Return why there is no file, with one of that name but another ending or folder."""
     name = wanted.parts[-1] if wanted.parts else ""
     level = LEVELS[3]
-    near = index.at(level).get(folded(_stem(name) or name))
+    near = [parts for of_folder in index.at(level).get(folded(_stem(name) or name), {}).values() for parts in of_folder]
     return f"{MISSING}: there is {printable('/'.join(near[0]))!r}" if near else MISSING
 
 

@@ -198,7 +198,7 @@ class DataSettings(Settings):
                 raise ValueError(f"`{one}` needs `{other}` beside it: they go together row for row")
         if self.names is not None and not NamePattern.of(self.names).heads:
             raise ValueError(f"names: {self.names!r} labels nothing; name a head in it, such as {{class}}")
-        if self.images is not None and NamePattern.of(self.images).placeholders != ("id",):
+        if self.images is not None and (NamePattern.of(self.images).placeholders != ("id",) or "{_}" in self.images):
             raise ValueError(f"images: {self.images!r} must hold {{id}}, and no other placeholder")
 
 

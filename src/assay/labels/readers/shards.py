@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,7 +24,7 @@ from assay.labels.readers.shard_index import Index, indexed
 from assay.labels.readers.table import raw_labels
 from assay.labels.readers.table_files import Rows, read_rows, rows_of_frame, texts
 from assay.labels.samples import MEMBER, MEMBER_TYPE, Names, in_chunks
-from assay.labels.shards import LIST, ImageFile, Member, expand, is_address
+from assay.labels.shards import LIST, ImageFile, Member, Shard, expand, is_address
 from assay.labels.spelling import Spelling
 from assay.messages import printable, quoted
 
@@ -121,14 +122,25 @@ def _folder_of(text: str) -> Path:
     return Path.cwd() if is_address(text) else Path(text) if os.path.isdir(text) else Path(text).parent
 
 
+def distinct_names(shards: Sequence[Shard]) -> list[str]:
+    """Return the name of each shard; where two have the same, as much of each address as tells them apart."""
+    names = [one.name for one in shards]
+    if len(set(names)) == len(names):
+        return names
+    folders = [one.address.split("/") for one in shards]
+    same = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False)))
+    return ["/".join(parts[same:]) for parts in folders]
+
+
 def _images(source: Path, shards: Sequence[Index]) -> tuple[pl.DataFrame, tuple[LeftOut, ...]]:
     """Return the usable images of all shards, with ids and members, and the others.
 
     An id is the name in the shard; where two shards have the same, all begin with the name of their shard.
     """
+    names = distinct_names([one.shard for one in shards])
     parts = [
-        one.rows.with_columns(shard=pl.lit(number, pl.UInt32), of=pl.lit(one.shard.name))
-        for number, one in enumerate(shards)
+        one.rows.with_columns(shard=pl.lit(number, pl.UInt32), of=pl.lit(name))
+        for number, (one, name) in enumerate(zip(shards, names, strict=True))
     ]
     rows = pl.concat(parts)
     bad = rows.filter(pl.col("fault").is_not_null())

@@ -188,7 +188,7 @@ def _points(
     key = fingerprint(weights, f"{settings.perplexity} {settings.seed}", *samples.ids)
     path = run.paths.cache / f"map-{key}.parquet"
     if path.exists():
-        return pl.read_parquet(path).select("x", "y").to_numpy().astype(np.float32)
+        return pl.read_parquet(path, hive_partitioning=False, glob=False).select("x", "y").to_numpy().astype(np.float32)
     progress.line(f"  map of {len(samples):,} images")
     points = tsne(inputs, perplexity=settings.perplexity, seed=settings.seed)
     with whole(path) as beside:
