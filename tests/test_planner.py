@@ -28,7 +28,7 @@ from assay.plan.stages import (
     Stage,
     images_and_size,
 )
-from assay.run.budget import Budget, closing_seconds, refined, seconds_of_test, with_second
+from assay.run.budget import Budget, closing_growth, closing_seconds, refined, seconds_of_test, with_second
 from assay.run.records import DoneRecord
 from assay.training.fit_task import Pace, TimeLimit
 
@@ -269,6 +269,12 @@ def test_a_fit_has_twice_the_epochs_that_its_seconds_suffice_for() -> None:
 )
 def test_a_slow_machine_needs_longer_for_the_report(budget: float, forward: float, expected: float) -> None:
     assert closing_seconds(budget, forward) == pytest.approx(expected)
+
+
+def test_a_report_with_larger_images_takes_longer() -> None:
+    stages = budgeted_stages(replace(PLANTS, side=128, cached=True), SPEEDS, 330, done=[PROBE, SUSPECT_LABELS])
+    assert (closing_growth([]), closing_growth(stages)) == (1.0, pytest.approx(1 + 0.35 * 1.25))
+    assert closing_growth(budgeted_stages(PLANTS, SPEEDS, 60)) == 1.0
 
 
 def test_after_the_whole_network_its_upper_stages_are_not_trained_alone() -> None:

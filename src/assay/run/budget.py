@@ -122,6 +122,7 @@ CLOSING = (7.0, 45.0)  # seconds kept for metrics, charts and report on a usual 
 CLOSING_SHARE, CLOSING_MOST = 0.1, 0.25  # of a budget, between these two; the second where the machine is slow
 USUAL_FORWARD = 0.003  # seconds of an image through the default backbone, on two idle cores
 SLOWEST = 5.0
+CLOSING_PIXELS = 0.35  # of these seconds grow with the pixels of an image: on five minutes 24 s at 128, 39 at 192
 PROBE_FORWARD = 0.75  # of the seconds of a probe are features, at most
 LEAST_MEASURED = 500  # images of a probe that show how fast linear models learn: of fewer, beginning takes longest
 
@@ -143,6 +144,12 @@ def seconds_of_test(images: int, forward: float, stages: Sequence[Stage]) -> flo
     sizes = [images_and_size(stage)[1] or DEFAULT_SIZE for stage in stages if stage.name in FITS] or [DEFAULT_SIZE]
     views = [len(FLIPS[stage.step["tune_views"]["flip"]]) for stage in stages if stage.name == VIEWS] or [1]
     return images * forward * sum(views[0] * (size / DEFAULT_SIZE) ** 2 + READING for size in sizes)
+
+
+def closing_growth(stages: Sequence[Stage]) -> float:
+    """Return how much longer metrics and report take with the images of the last fit than at the default size."""
+    sizes = [images_and_size(stage)[1] or DEFAULT_SIZE for stage in stages if stage.name in FITS]
+    return 1 + CLOSING_PIXELS * ((sizes[-1] / DEFAULT_SIZE) ** 2 - 1) if sizes else 1.0
 
 
 class Staging:
@@ -217,7 +224,8 @@ class Staging:
 
     def _keep_for_closing(self, speeds: Speeds) -> None:
         of_test = seconds_of_test(self.facts.test, speeds.forward, self.budget.decided)
-        self.budget.closing = closing_seconds(self.budget.seconds, speeds.forward) + of_test
+        closing = closing_seconds(self.budget.seconds, speeds.forward) * closing_growth(self.budget.decided)
+        self.budget.closing = closing + of_test
 
     def _records(self) -> dict[StepName, DoneRecord]:
         names = [StepName.at(number, next(iter(stage.step))) for number, stage in enumerate(self.budget.decided, 1)]
