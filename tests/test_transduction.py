@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -79,13 +81,19 @@ def test_tags_are_refused() -> None:
         class_mixture(Head("tags", ("a", "b"), "multilabel"), codes, features, use=everywhere(codes), seed=0)
 
 
-def test_foreign_images_lie_farther_than_validation_images() -> None:
+def bundles() -> Callable[[int, int], Floats]:
+    """Return what draws so many vectors of length 1 about an axis."""
     generator = np.random.default_rng(0)
 
     def unit(count: int, axis: int) -> Floats:
         vectors = 0.05 * generator.standard_normal((count, 30)) + np.eye(30)[axis]
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
+    return unit
+
+
+def test_foreign_images_lie_farther_than_validation_images() -> None:
+    unit = bundles()
     known, validation, familiar, others = unit(40, 0), unit(200, 0), unit(500, 0), unit(50, 1)
     far = foreign(np.concatenate([familiar, others]), known, validation)
     assert far is not None
@@ -96,12 +104,7 @@ def test_foreign_images_lie_farther_than_validation_images() -> None:
 
 
 def test_labelled_images_that_taught_the_network_nothing_help_validation_images_to_tell_foreign_ones() -> None:
-    generator = np.random.default_rng(0)
-
-    def unit(count: int, axis: int) -> Floats:
-        vectors = 0.05 * generator.standard_normal((count, 30)) + np.eye(30)[axis]
-        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
-
+    unit = bundles()
     known, validation, familiar, others = unit(80, 0), unit(20, 0), unit(500, 0), unit(50, 1)
     asked = np.concatenate([familiar, others])
     far = foreign(asked, known, validation, unseen=True)

@@ -61,6 +61,11 @@ class Ablation:
     rows: tuple[AblationRow, ...]
 
     @property
+    def knows_gap(self) -> bool:
+        """Whether any share of the gap to right labels is known."""
+        return any(row.share for row in self.rows)
+
+    @property
     def basis(self) -> str:
         """The sources of chance that the intervals cover."""
         images = f"the {self.rows[0].metric.n:,} validation images"

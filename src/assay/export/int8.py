@@ -44,8 +44,8 @@ def write_int8(network: Path, images: Floats, path: Path) -> Iterator[None]:
     layers = _layers(model.graph.node, outside)
     (expected,) = _outputs(model, images[:MEASURED], ["logits"])
     shifts = _shifts(model, [nodes[0] for nodes in layers], images[:BATCH])
-    for share in IN_FLOAT:
-        kept = round(share * len(layers))
+    counts = sorted({round(share * len(layers)) for share in IN_FLOAT})
+    for kept in counts:
         excluded = [*outside, *(node.name for node in chain.from_iterable(layers[:kept]))]
         quantizer = QDQQuantizer(
             _with_biases(model, shifts[kept:]),
@@ -63,7 +63,7 @@ def write_int8(network: Path, images: Floats, path: Path) -> Iterator[None]:
         result = quantizer.model.model
         (logits,) = _outputs(result, images[:MEASURED], ["logits"])
         error = np.mean((logits - expected) ** 2) / np.mean(expected.var(axis=0))
-        if error <= MOST_ERROR**2 or share == IN_FLOAT[-1]:
+        if error <= MOST_ERROR**2 or kept == counts[-1]:
             del result.metadata_props[:]
             result.metadata_props.extend(original.metadata_props)
             onnx.save_model(result, str(path))

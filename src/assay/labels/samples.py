@@ -199,14 +199,15 @@ class RowIndex(Mapping[str, int]):
 
     def rows_of(self, names: Sequence[str]) -> Ints:
         """Return the row of each name, in order. Raises KeyError for one that is not among them."""
+        if not len(self):
+            return np.array([self[name] for name in names], np.int64)
         rows = np.empty(len(names), np.int64)
         for start in range(0, len(names), CHUNK):
             some = list(names[start : start + CHUNK])
             at = np.searchsorted(self._hashes, np.fromiter(map(hash, some), np.int64, len(some)))
-            likely = self._order[np.minimum(at, len(self) - 1)].tolist() if len(self) else [0] * len(some)
+            likely = self._order[np.minimum(at, len(self) - 1)].tolist()
             rows[start : start + CHUNK] = [
-                row if len(self) and self.names[row] == name else self[name]
-                for row, name in zip(likely, some, strict=True)
+                row if self.names[row] == name else self[name] for row, name in zip(likely, some, strict=True)
             ]
         return rows
 

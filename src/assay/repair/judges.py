@@ -63,7 +63,7 @@ def _first_round(samples: Samples, features: Reals, folds: Ints, *, held: Reals,
     def fit(asked: Ints, rows: Ints) -> Linear:
         return fit_cells(samples.space, features[rows], targets[rows], cells[rows], strengths)
 
-    return _by_folds(fit, features, folds, held=held, space=samples.space)
+    return by_folds(fit, features, folds, held=held, space=samples.space)
 
 
 def local_posterior(
@@ -145,7 +145,7 @@ def _mean(values: Doubles) -> Metric:
     return Metric(value, len(values), value - half, value + half)
 
 
-def _by_folds(
+def by_folds(
     fit: Callable[[Ints, Ints], Linear], features: Reals, folds: Ints, *, held: Reals, space: LabelSpace
 ) -> Probabilities:
     """Return probabilities by `fit`, which takes the rows of a fold, none for all of them, and those to learn from."""
@@ -203,7 +203,7 @@ def _second_round(
         targets, weights = (np.concatenate(parts, axis=1) for parts in zip(*taught, strict=True))
         return fit_cells(space, features[rows], targets, cells[rows] * weights, strengths)
 
-    return _by_folds(fit, features, folds, held=held, space=space)
+    return by_folds(fit, features, folds, held=held, space=space)
 
 
 def _softened(head: Head, codes: Codes, probabilities: Floats) -> Taught:

@@ -15,9 +15,8 @@ from scipy.special import log_softmax
 from assay.arrays import Bools, Doubles, Floats, Ints, Reals
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.metrics.intervals import Metric
-from assay.metrics.metrics import probabilities_of
-from assay.repair.judges import more_predicted
-from assay.training.linear import find_strengths, fit_linear
+from assay.repair.judges import by_folds, more_predicted
+from assay.training.linear import Linear, find_strengths, fit_linear
 from assay.training.semi_supervised import learnable_values
 
 DIRECTIONS = (50, 100, 200, 400)  # principal ones, of which cross-validation takes the best number
@@ -94,17 +93,19 @@ def gain_of_mixture(head: Head, codes: Codes, features: Floats, mixture: Mixture
     Both are of labels held out in the folds of the mixture, and are fitted to the other known codes (N,); the mixture
     to all images beside. The interval is over images.
     """
-    space, known, held = LabelSpace((head,)), np.flatnonzero(codes >= 0), np.flatnonzero(mixture.folds >= 0)
-    if len(held) < 2:
+    space, known = LabelSpace((head,)), np.flatnonzero(codes >= 0)
+    vectors, labels, folds = features[known], codes[known], mixture.folds[known]
+    held = folds >= 0
+    if np.count_nonzero(held) < 2:
         return None
-    ones = np.ones((len(codes), 1), np.float32)
-    strengths = find_strengths(space, features[known], [codes[known]], ones[known], seed=seed)
-    before = np.empty((len(codes), head.size), np.float32)
-    for number in np.unique(mixture.folds[held]):
-        taught, asked = known[mixture.folds[known] != number], np.flatnonzero(mixture.folds == number)
-        linear = fit_linear(space, features[taught], [codes[taught]], ones[taught], seed=seed, strengths=strengths)
-        before[asked] = probabilities_of(space, linear.logits(features[asked]))
-    return more_predicted(head, codes[held], before[held], (before[held] + mixture.held_out[held]) / 2)
+    ones = np.ones((len(known), 1), np.float32)
+    strengths = find_strengths(space, vectors, [labels], ones, seed=seed)
+
+    def fit(_: Ints, taught: Ints) -> Linear:
+        return fit_linear(space, vectors[taught], [labels[taught]], ones[taught], seed=seed, strengths=strengths)
+
+    before = by_folds(fit, vectors, folds, held=vectors[:0], space=space).train[held]
+    return more_predicted(head, labels[held], before, (before + mixture.held_out[known][held]) / 2)
 
 
 def _em(vectors: Doubles, variances: Doubles, codes: Codes) -> Doubles:

@@ -24,12 +24,11 @@ def blocks(ablation: Ablation, folder: Path) -> Iterator[Table | str]:
 
 def columns(ablation: Ablation) -> list[str]:
     """Return the names of the columns; a share of the gap has one where any is known."""
-    return [*COLUMNS, SHARE] if any(row.share for row in ablation.rows) else list(COLUMNS)
+    return [*COLUMNS, SHARE] if ablation.knows_gap else list(COLUMNS)
 
 
 def rows(ablation: Ablation) -> list[list[str]]:
     """Return a row a variant, as `columns` says."""
-    shares = any(row.share for row in ablation.rows)
     return [
         [
             row.variant.title,
@@ -37,7 +36,7 @@ def rows(ablation: Ablation) -> list[list[str]]:
             interval_text(row.change, "+"),
             row.verdict,
             f"{row.seconds:,.0f}",
-            *([row.share.percent() if row.share else ""] if shares else []),
+            *([row.share.percent() if row.share else ""] if ablation.knows_gap else []),
         ]
         for row in ablation.rows
     ]
@@ -68,7 +67,7 @@ def write(ablation: Ablation, folder: Path) -> None:
             "n": row.metric.n,
             "seeds": len(ablation.seeds),
             **interval_cells("difference ", row.change),
-            **(interval_cells("share ", row.share) if any(one.share for one in ablation.rows) else {}),
+            **(interval_cells("share ", row.share) if ablation.knows_gap else {}),
             "verdict": row.verdict,
             "seconds": round(row.seconds, 1),
         }

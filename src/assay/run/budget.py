@@ -141,15 +141,19 @@ def seconds_of_test(images: int, forward: float, stages: Sequence[Stage]) -> flo
 
     It may be the mean of all fits. `forward` is how long an image takes through the backbone.
     """
-    sizes = [images_and_size(stage)[1] or DEFAULT_SIZE for stage in stages if stage.name in FITS] or [DEFAULT_SIZE]
     views = [len(FLIPS[stage.step["tune_views"]["flip"]]) for stage in stages if stage.name == VIEWS] or [1]
-    return images * forward * sum(views[0] * (size / DEFAULT_SIZE) ** 2 + READING for size in sizes)
+    return images * forward * sum(views[0] * area + READING for area in _areas(stages))
 
 
 def closing_growth(stages: Sequence[Stage]) -> float:
     """Return how much longer metrics and report take with the images of the last fit than at the default size."""
+    return 1 + CLOSING_PIXELS * (_areas(stages)[-1] - 1)
+
+
+def _areas(stages: Sequence[Stage]) -> list[float]:
+    """Return the pixels of an image of each fit over those at the default size; 1 without any fit."""
     sizes = [images_and_size(stage)[1] or DEFAULT_SIZE for stage in stages if stage.name in FITS]
-    return 1 + CLOSING_PIXELS * ((sizes[-1] / DEFAULT_SIZE) ** 2 - 1) if sizes else 1.0
+    return [(size / DEFAULT_SIZE) ** 2 for size in sizes or [DEFAULT_SIZE]]
 
 
 class Staging:

@@ -135,7 +135,7 @@ def distinct_names(shards: Sequence[Shard]) -> list[str]:
 def _images(source: Path, shards: Sequence[Index]) -> tuple[pl.DataFrame, tuple[LeftOut, ...]]:
     """Return the usable images of all shards, with ids and members, and the others.
 
-    An id is the name in the shard; where two shards have the same, all begin with the name of their shard.
+    An id is the name in the shard; where two shards have the same, all begin with their shard: see `distinct_names`.
     """
     names = distinct_names([one.shard for one in shards])
     parts = [
@@ -173,26 +173,19 @@ def _rows(source: Path, images: pl.DataFrame, shards: Sequence[Index]) -> tuple[
 def _cells(texts: pl.Series) -> pl.DataFrame:
     """Return JSON objects of columns and cells as a table: some at a time, unless their types differ."""
     slices = list(in_chunks(texts))
-    parts, counts = [_records(some.to_list()) for some in slices], [len(some) for some in slices]
+    parts = [_records(some.to_list()) for some in slices]
     kinds: dict[str, set[pl.DataType]] = {}
     for part in parts:
         for name, kind in part.schema.items():
             kinds.setdefault(name, set()).update({kind} - {pl.Null()})
-    if any(len(kind) > 1 for kind in kinds.values()):
+    if not kinds or any(len(kind) > 1 for kind in kinds.values()):
         return _records(texts.to_list())
-    empty = [pl.Series(name, [], next(iter(kind), pl.Null())) for name, kind in kinds.items()]
-    columns = [
-        pl.concat(
-            [
-                part[column.name].cast(column.dtype)
-                if column.name in part.columns
-                else column.extend_constant(None, count)
-                for part, count in zip(parts, counts, strict=True)
-            ]
-        )
-        for column in empty
-    ]
-    return pl.DataFrame(columns)
+    blank = next(iter(kinds))  # a table without columns has no rows
+    filled = (
+        part if part.width else pl.DataFrame({blank: [None] * len(some)})
+        for part, some in zip(parts, slices, strict=True)
+    )
+    return pl.concat(filled, how="diagonal_relaxed")
 
 
 def _records(texts: Sequence[str | None]) -> pl.DataFrame:
