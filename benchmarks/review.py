@@ -32,7 +32,6 @@ from assay.experiments.audit_inputs import AuditInputs, read_data
 from assay.labels.samples import Samples
 from assay.labels.split import folds, split
 from assay.plan.yaml_lines import write as to_yaml
-from assay.predictions.acquisition import ACQUISITIONS
 from assay.predictions.out_of_fold import out_of_fold
 from assay.progress import NoProgress
 from assay.training.linear import fit_linear
@@ -267,8 +266,8 @@ def by_review(samples: Samples, codes: Ints, held: Bools, folder: Path) -> list[
     return order
 
 
-def by_rule(samples: Samples, features: Floats, codes: Ints, held: Bools, way: Any, seed: int) -> list[int]:
-    """Return the rows that one rule labels, in batches, by the learner of the review; the first batch is random."""
+def by_rule(samples: Samples, features: Floats, codes: Ints, held: Bools, way: str, seed: int) -> list[int]:
+    """Return the rows that `random` or `uncertainty` labels, in batches, by the learner of the review."""
     chance = np.random.default_rng(seed)
     fold = np.where(held, -1, chance.integers(0, 5, len(held)))
     learner, head = Learner(samples.space, features, fold), samples.space.heads[0]
@@ -278,7 +277,11 @@ def by_rule(samples: Samples, features: Floats, codes: Ints, held: Bools, way: A
         now, decided = none.copy(), np.zeros(len(codes), np.bool_)
         now[order], decided[order] = codes[order], True
         learner.learn(Labels((none,), (now,), (decided,)))
-        order += ACQUISITIONS[way](learner.pool(head, decided), BATCH, seed=seed + len(order)).tolist()
+        pool, chance = learner.pool(head, decided), np.random.default_rng(seed + len(order))
+        if way == "random":
+            order += chance.permutation(pool.rows)[:BATCH].tolist()
+        else:  # whose most probable class is least probable (Lewis & Gale 1994)
+            order += pool.rows[np.argsort(pool.probabilities[pool.rows].max(axis=1), kind="stable")[:BATCH]].tolist()
     return order
 
 

@@ -273,15 +273,19 @@ def test_a_run_that_was_trained_before_gives_its_steps(measure: Measure, tmp_pat
     assert os.path.samefile(tmp_path / "run" / done, tmp_path / "run/variants/whole" / done)
 
 
-def test_a_plan_without_steps_is_completed_first(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_folder_the_command_ablates_the_default_plan(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, step in REAL.items():
         monkeypatch.setitem(STEPS, name, step)
     small = ["model.backbone=test_efficientnet", "model.weights=none", "hardware.precision=fp32"]
     small += ["steps.0.probe.size=32", "steps.1.clean_labels.size=32"]
     small += ["steps.2.fit.size=32", "steps.2.fit.epochs=1"]
-    loaded = from_source(images, overrides=small)
-    result = ablate(loaded, tmp_path / "run", without=["steps.1"], device="cpu")
-    assert [row.variant.name for row in result.rows] == ["whole", "without-02-clean_labels"]
+    options = [part for change in small for part in ("--set", change)]
+    printed = invoke(images, "--run", tmp_path / "run", "--without", "steps.1", *options)
+    assert printed.exit_code == 0, printed.output
+    rows = json.loads((tmp_path / "run/ablation.json").read_text())["variants"]
+    assert [row["name"] for row in rows] == ["whole", "without-02-clean_labels"]
 
 
 def test_right_labels_draw_the_gap_that_repairs_may_close(

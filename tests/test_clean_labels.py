@@ -457,20 +457,25 @@ def test_settings_that_cannot_be_are_refused(carry: Carry, settings: str, messag
         carry(f"clean_labels: {settings}", PROBE)
 
 
-@pytest.mark.parametrize(("shift", "action"), [(0.02, "drop"), (0.02, "soft"), (-0.02, "drop"), (0.0, "soft")])
+@pytest.mark.parametrize(
+    ("shift", "action", "asks"),
+    [(0.02, "drop", True), (0.02, "soft", True), (-0.02, "drop", True), (0.0, "soft", True), (0.0, "drop", False)],
+)
 def test_labels_change_only_where_repaired_ones_predict_held_out_ones_better(
-    carry: Carry, monkeypatch: pytest.MonkeyPatch, shift: float, action: str
+    carry: Carry, monkeypatch: pytest.MonkeyPatch, shift: float, action: str, asks: bool
 ) -> None:
     gain = Metric(shift, 72, shift - 0.01, shift + 0.01)
     monkeypatch.setattr(judges, "gains_of_repair", lambda *given: (gain,))
-    run = carry(PROBE, CLEAN.replace("}", f", action: {action}, only_if_better: true}}"), PROBE)
-    done = {"drop": "dropped", "soft": "softened"}[action] if shift > 0 else "flagged"
+    changes = shift > 0 or not asks
+    run = carry(PROBE, CLEAN.replace("}", f", action: {action}, only_if_better: {str(asks).lower()}}}"), PROBE)
+    done = {"drop": "dropped", "soft": "softened"}[action] if changes else "flagged"
     assert set(listed(run).filter(split="train")["done"]) == {done}
     assert details(run)["heads"]["colour"]["gain"] == gain.to_json()
-    assert details(run)["heads"]["colour"]["action"] == (action if shift > 0 else "flag")
+    assert details(run)["heads"]["colour"]["action"] == (action if changes else "flag")
     assert bool(list(run.folder.rglob("soft/*.parquet"))) == (done == "softened")
     (line,) = [line for line in carry.said if "of the labels held out from them" in line]  # type: ignore[attr-defined]
-    assert line.startswith("    fits learn" if shift > 0 else "    nothing is done about them: ")
+    assert line.startswith("    fits learn" if changes else "    nothing is done about them: models")
+    assert (", as asked, though models" in line) == (not asks)
     assert ("predict more of" in line) == (shift > 0)
 
 

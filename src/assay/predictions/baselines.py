@@ -21,7 +21,7 @@ from assay.training.linear import Linear
 
 SIDE = 16  # pixels
 ALL_PIXELS = 128  # the longest side of which all pixels are taken
-MAX_IMAGES = 10_000
+MAX_IMAGES = 10_000  # of 16 x 16 pixels
 MAX_PIXEL_IMAGES = 4_000  # 196 MB of 128 x 128 pixels
 IMAGES_TRAINED_ON = 10_000  # shown in all by gradient descent, where accuracy on seedlings levelled off
 BATCH = 64
@@ -63,7 +63,6 @@ def baseline_predictions(
     drawn: Ints | None = None,
     all_pixels: Reals | None = None,
     untrained: Reals | None = None,
-    seed: int = 0,
 ) -> dict[str, BaselinePrediction]:
     """Return every baseline by name, in the order of tables.
 
@@ -75,7 +74,7 @@ def baseline_predictions(
     half, never = (np.full(space.width, threshold, dtype=np.float32) for threshold in (0.5, NEVER))
     shares = majority(space, codes, count=len(val))
     of_drawn = codes if drawn is None else [known[drawn] for known in codes]
-    linear = linear_probabilities(space, of_drawn, train=train, val=val, seed=seed)
+    linear = linear_probabilities(space, of_drawn, train=train, val=val)
     predictions = {
         MAJORITY: BaselinePrediction(shares, half),
         **({} if all(head.multiclass for head in space) else {NO_TAG: BaselinePrediction(shares, never)}),
@@ -114,7 +113,7 @@ def _on_zero_images(space: LabelSpace, codes: Sequence[Codes], shares: Floats) -
     (M, width) is rounded off, or classes as frequent as one another would be answered differently.
     """
     blank = np.zeros((max(len(known) for known in codes), 1), np.float32)
-    answers = linear_probabilities(space, codes, train=blank, val=blank[:1].repeat(len(shares), axis=0), limit=None)
+    answers = linear_probabilities(space, codes, train=blank, val=blank[:1].repeat(len(shares), axis=0))
     rounded: Floats = np.where(np.abs(answers - shares) <= CLOSE, shares, answers)
     return rounded
 
@@ -133,21 +132,12 @@ def without_a_tag(space: LabelSpace, codes: Mapping[str, Sequence[Codes]]) -> di
     return shares
 
 
-def linear_probabilities(
-    space: LabelSpace,
-    codes: Sequence[Codes],
-    *,
-    train: Reals,
-    val: Reals,
-    seed: int = 0,
-    limit: int | None = MAX_IMAGES,
-) -> Floats:
+def linear_probabilities(space: LabelSpace, codes: Sequence[Codes], *, train: Reals, val: Reals) -> Floats:
     """Fit a logistic regression of every head to features (N, F) and return its probabilities (M, width) of (M, F).
 
     It is multinomial, or one a tag. Features are standardised by the training images; C = 0.01, at most 100
-    iterations of L-BFGS. Of more than `limit` images with a known label under a head, as many drawn by `seed` are used.
-    From all-zero features it can learn only the shares of the labels: it then equals `majority`, or the evaluation
-    leaks. 4,000 images of 16 x 16 pixels and 12 classes take about a second.
+    iterations of L-BFGS. From all-zero features it can learn only the shares of the labels: it then equals `majority`,
+    or the evaluation leaks. 4,000 images of 16 x 16 pixels and 12 classes take about a second.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -162,8 +152,7 @@ def linear_probabilities(
         warnings.simplefilter("ignore", ConvergenceWarning)  # 100 iterations are the definition of this baseline
         for head, columns, known in space.each(codes):
             for tag, target in enumerate(head.columns(known).T):
-                known_rows = np.flatnonzero(target >= 0)
-                rows = known_rows if limit is None else random_rows(known_rows, limit, seed)
+                rows = np.flatnonzero(target >= 0)
                 classes = np.unique(target[rows])
                 if len(classes) < 2:
                     continue  # the shares predict it already

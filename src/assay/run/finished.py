@@ -291,7 +291,6 @@ def baselines(
         untrained=None
         if quick
         else _untrained(space, cache, validation.ids, model, size=size, hardware=hardware, seed=seed),
-        seed=seed,
     )
     scores = {}
     for name, answer in answers.items():

@@ -167,7 +167,8 @@ def suspect_lines(of_head: SuspectRows, progress: Progress) -> None:
     elif not of_head.better:
         progress.line(f"    nothing is done about them: {evidence(of_head.gain, REPAIRED)}")
     elif of_head.action != "flag" and of_head.gain is not None:
-        progress.line(f"    {DONE[of_head.action]}: {evidence(of_head.gain, REPAIRED)}")
+        joint = ": " if of_head.gain.beyond_chance else ", as asked, though "
+        progress.line(f"    {DONE[of_head.action]}{joint}{evidence(of_head.gain, REPAIRED)}")
     confusions = _commonest_confusions(suspects)
     if confusions:
         progress.line(f"    mostly {', '.join(confusions)}")

@@ -105,25 +105,17 @@ class Learner:
             self._judge(labels, mixed)
         return self._learnt(labels, linear, local, mixed)
 
-    def predict(self, vectors: Floats) -> Floats:
-        """Return probabilities (n, W) of the linear heads for rows like those of `vectors`."""
-        if self._coefficients is None:
-            raise ValueError("nothing was learnt so far")
-        mean = self._coefficients.mean(axis=1)
-        return probabilities_of(self.space, vectors / np.sqrt(self.components.variances) @ mean[:-1] + mean[-1])
-
     def pool(self, head: Head, labelled: Bools) -> Pool:
         """Return the images as the functions take them that choose what to label next under a head; `labelled` (N,)."""
-        columns = self.space.columns_of(head.name)
-
-        def predict(vectors: Floats) -> Floats:
-            probabilities = self.predict(vectors)[:, columns]
-            if head.multiclass:
-                return probabilities
-            doubtful = np.take_along_axis(probabilities, np.abs(probabilities - 0.5).argmin(axis=1)[:, None], axis=1)
-            return np.concatenate([1 - doubtful, doubtful], axis=1)
-
-        return Pool(self.vectors, labelled | (self.fold < 0), predict(self.vectors), predict)
+        if self._coefficients is None:
+            raise ValueError("nothing was learnt so far")
+        mean, values = self._coefficients.mean(axis=1), self.vectors / np.sqrt(self.components.variances)
+        probabilities = probabilities_of(self.space, values @ mean[:-1] + mean[-1])[:, self.space.columns_of(head.name)]
+        if not head.multiclass:  # the tag that is least certain
+            doubtful = np.abs(probabilities - 0.5).argmin(axis=1)[:, None]
+            present = np.take_along_axis(probabilities, doubtful, axis=1)
+            probabilities = np.concatenate([1 - present, present], axis=1)
+        return Pool(self.vectors, labelled | (self.fold < 0), probabilities)
 
     def _cells(self, labels: tuple[Codes, ...]) -> Iterator[tuple[Head, slice, Ints]]:
         """Yield each cell of each head: the head, its columns in (N, W), and values (N,)."""

@@ -155,7 +155,7 @@ class _Publisher:
             begun = float((answers == codes[0][teaches]).mean()) >= RELIABLE
         count = max(FIRST, 2 * head.size)
         chosen = (diverse if begun else central)(pool, count, seed=int(labelled.sum()))
-        rest = margin(pool, len(pool.rows), seed=0)
+        rest = margin(pool, len(pool.rows))
         rows = self.rows[np.concatenate([chosen, rest[~np.isin(rest, chosen)]])]
         return [Queue("next", "Best labelled next", rows)]
 
