@@ -285,8 +285,10 @@ def require_known(name: str) -> None:
             f"Assay's own are {', '.join(CUSTOM_BACKBONES)}; "
             'timm\'s: python -c "import timm; print(*timm.list_models())".'
         )
+    if not tag:
+        return
     tags = [known.partition(".")[2] for known in timm.list_pretrained() if known.startswith(f"{architecture}.")]
-    if tag and tag not in tags:
+    if tag not in tags:
         raise ModelError(
             f"backbone {name}: {architecture} has no weights tagged {tag}. "
             f"Its tags: {', '.join(tags) or 'none'}. Without a tag, {architecture} means its default."

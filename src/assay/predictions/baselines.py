@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from assay.arrays import Doubles, Floats, Ints, Pixels, Reals
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.labels.split import untagged
 from assay.metrics.metrics import probabilities_of
-from assay.training.linear import Linear
+from assay.training.linear import Linear, one_thread
 
 SIDE = 16  # pixels
 ALL_PIXELS = 128  # the longest side of which all pixels are taken
@@ -148,7 +147,7 @@ def linear_probabilities(space: LabelSpace, codes: Sequence[Codes], *, train: Re
     probabilities = majority(space, codes, count=len(val))
     # One thread: the matrices are too small to share, and on a busy machine threads that wait for a core were
     # measured to cost ten times what they save.
-    with threadpool_limits(limits=1), warnings.catch_warnings():
+    with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 100 iterations are the definition of this baseline
         for head, columns, known in space.each(codes):
             for tag, target in enumerate(head.columns(known).T):

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from assay.arrays import Bools, Doubles
 from assay.labels.space import Codes, Head
 from assay.repair.head_kinds import THREADS
+from assay.training.linear import one_thread
 
 if TYPE_CHECKING:
     from sklearn.svm import SVC, LinearSVC
@@ -76,7 +76,7 @@ def _side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
         warnings.simplefilter("ignore", ConvergenceWarning)  # validation measures what an early stop costs
         if len(tasks) == 1:
             return [tasks[0]()]
-        with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(THREADS) as pool:
+        with one_thread(), ThreadPoolExecutor(THREADS) as pool:
             return list(pool.map(lambda task: task(), tasks))
 
 

@@ -7,14 +7,16 @@ strongest to the weakest, each from where the last one ended.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 import scipy  # its modules are imported when they are first used
 from scipy.special import expit
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from assay.arrays import Bools, Doubles, Floats, Ints, Reals
 from assay.labels.space import Codes, Head, LabelSpace
@@ -75,7 +77,7 @@ def fit_cells(space: LabelSpace, features: Floats, targets: Floats, weights: Flo
     mean, scale = moments(features)
     standard = (features - mean) / scale
     solved = np.zeros((features.shape[1] + 1, space.width), np.float32)
-    with _one_thread():
+    with one_thread():
         square = _square(standard)
         for strength, part, columns in _by_strength(space, strengths):
             wanted, parts = targets[:, columns], weights[:, columns]
@@ -108,7 +110,7 @@ def find_strengths(
     chosen = np.array([_default(known[known >= 0]) for known in questions])
     if searched.any():
         marked = _of_heads(space, np.where(searched, 1.0, 0.0))
-        with _one_thread():
+        with one_thread():
             chosen[searched] = _search(space, views, codes, weights, folds, marked, assumed)
     return _of_heads(space, chosen)
 
@@ -206,12 +208,20 @@ def targets_of(space: LabelSpace, codes: Sequence[Codes], weights: Floats | None
 # The solver.
 
 
-def _one_thread() -> threadpool_limits:
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """Return the control of the libraries of this process: looking for them takes as long as a small fit."""
+    scipy.linalg  # noqa: B018  # loads its library, so that it is among them
+    return ThreadpoolController()
+
+
+def one_thread() -> AbstractContextManager[object]:
     """Give products of matrices one thread: for such narrow ones, threads that wait for each other cost more.
 
     With two, scikit-learn's solver took 14 s of two idle cores for 3,200 images x 1,280 features, and 5 s of one.
     """
-    return threadpool_limits(limits=1, user_api="blas")
+    limited: AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
+    return limited
 
 
 def _minimise(
