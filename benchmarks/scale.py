@@ -1,6 +1,7 @@
 """Speed and memory of the work on shards: images/s of indexing and of features, by executor, on generated images.
 
-python -m benchmarks.scale --images 20000 --shards 20 [--side 64] [--by local:1 local:2 ray:2] [--work DIR] [--json]
+python -m benchmarks.scale --images 20000 --shards 20 [--side 64] [--classes 3] [--by local:1 local:2 ray:2]
+    [--work DIR] [--json]
 
 With `--train STEPS`, the peak of memory alone of a training without a cache that ends after so many optimiser steps.
 
@@ -25,6 +26,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 from PIL import Image
@@ -33,7 +35,7 @@ from assay.labels.samples import Samples
 from assay.progress import GivenUpError, NoProgress
 from benchmarks.harness import table
 
-CLASSES = ("a", "b", "c")
+CLASSES = 3  # unless asked for more
 TRAINING = """
 cache: {limit: 0}
 data: {shards: shards/}
@@ -43,8 +45,14 @@ steps: [fit: {size: 64, epochs: 1, batch: 32}]
 """
 
 
-def write_shards(folder: Path, *, images: int, shards: int, side: int) -> None:
+def class_names(count: int) -> tuple[str, ...]:
+    """Return as many names: letters, or numbers where these are too few."""
+    return tuple(ascii_lowercase[:count]) if count <= len(ascii_lowercase) else tuple(f"c{n:05d}" for n in range(count))
+
+
+def write_shards(folder: Path, *, images: int, shards: int, side: int, classes: int) -> None:
     """Write images of random bytes into tar files; there already, they are kept."""
+    names = class_names(classes)
     folder.mkdir(parents=True, exist_ok=True)
     for number, rows in enumerate(np.array_split(np.arange(images), shards)):
         path = folder / f"{number:05d}-of-{shards:05d}.tar"
@@ -56,14 +64,14 @@ def write_shards(folder: Path, *, images: int, shards: int, side: int) -> None:
                 pixels = np.linspace(0, 200, side)[:, None, None] + chance.integers(0, 56, (side, side, 3))
                 content = io.BytesIO()
                 Image.fromarray(pixels.astype(np.uint8)).save(content, "JPEG")
-                for ending, data in (("jpg", content.getvalue()), ("cls", CLASSES[row % len(CLASSES)].encode())):
+                for ending, data in (("jpg", content.getvalue()), ("cls", names[row % classes].encode())):
                     about = tarfile.TarInfo(f"{row:09d}.{ending}")
                     about.size = len(data)
                     tar.addfile(about, io.BytesIO(data))
         path.with_suffix(".part").rename(path)
 
 
-def write_model(folder: Path, size: int) -> None:
+def write_model(folder: Path, size: int, classes: int) -> None:
     """Write a model that was never trained."""
     from assay.images.decode import Resize
     from assay.labels.space import Head, LabelSpace
@@ -71,7 +79,7 @@ def write_model(folder: Path, size: int) -> None:
     from assay.models.decision_rule import DecisionRule
     from assay.models.trained_model import TrainedModel
 
-    space = LabelSpace((Head("label", CLASSES),))
+    space = LabelSpace((Head("label", class_names(classes)),))
     model = build_classifier(ModelSettings(weights="none"), space, seed=0, base=Path(), size=size)
     TrainedModel(model, space, size, size, Resize(), DecisionRule.plain(space)).save(folder)
 
@@ -168,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--classes", type=int, default=CLASSES)
     parser.add_argument("--side", type=int, default=64, help="of the images, and of the network's input")
     parser.add_argument("--by", nargs="*", default=["local:1", "local:2", "ray:2"])
     parser.add_argument("--work", type=Path, help="a folder to keep the shards in")
@@ -181,8 +190,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         work = (given.work or Path(scratch)).absolute()
-        write_shards(work / "shards", images=given.images, shards=given.shards, side=given.side)
-        write_model(work / "model", given.side)
+        layout = {"side": given.side, "classes": given.classes}
+        write_shards(work / "shards", images=given.images, shards=given.shards, **layout)
+        if given.train is None:
+            write_model(work / "model", given.side, given.classes)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
         results: dict[str, dict[str, float]] = {}
         for name in ("index", *given.by) if given.train is None else ("train",):

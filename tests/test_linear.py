@@ -12,6 +12,7 @@ from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 
 from assay.labels.space import Head, LabelSpace
+from assay.training import linear
 from assay.training.linear import STRENGTHS, find_strengths, fit_linear
 
 KIND = Head("kind", ("a", "b", "c"))
@@ -176,3 +177,18 @@ def test_images_without_labels_of_a_class_pull_nothing_towards_it() -> None:
     alone = fit_linear(two, features, [without], weights, seed=0, strengths=strengths)
     assert three.coefficients[[0, 2]] == pytest.approx(alone.coefficients, abs=1e-4)
     assert not three.coefficients[1].any()
+
+
+def test_of_many_classes_some_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = []
+
+    def fitted(space: LabelSpace, *given: Any, **about: Any) -> None:
+        widths.append(space.width)
+
+    monkeypatch.setattr(linear, "fit_linear", fitted)
+    monkeypatch.setattr(linear, "find_strengths", fitted)
+    space = LabelSpace((Head("kind", tuple(map(str, range(300)))),))
+    codes = np.arange(600) % 300
+    codes[:3] = -1
+    assert linear.solver_seconds(space, [codes], np.ones((600, 1), np.float32), width=4) > 0
+    assert widths == [linear.TIMED_CLASSES] * 2

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 import assay
 from assay import cli
 from assay.images.contact_sheet import GAP
+from assay.images.streamed import prepare_images
 from assay.steps import STEPS
 from assay.training.sources import ImageSource
 from factories import write_images
@@ -248,6 +249,31 @@ def test_features_are_computed_once(tiny_plan: Callable[..., str], many: Path, m
     seconds = [round(step["seconds"]) for step in found["steps"]]
     assert seconds[:5] == [train + val, 2 * train, 0, 3 * val, train + val]
     assert seconds[5] >= train + val  # and the images are decoded at another size
+
+
+def test_a_probe_of_some_images_takes_as_long_as_these(
+    tiny_plan: Callable[..., str], many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assay.experiments.dry_run.seconds_an_image", lambda *given: 1.0)
+    monkeypatch.setattr("assay.experiments.dry_run.solver_seconds", lambda *given, **about: 0.0)
+    Path("plan.yaml").write_text(tiny_plan("probe: {size: 32, images: 10}", data=f"folder: {many}"))
+    found = shown("plan.yaml")
+    assert round(found["steps"][0]["seconds"]) == 10 + found["counts"]["val"]
+
+
+def test_a_plan_without_steps_decodes_a_part_of_many_images(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assay.experiments.dry_run.DECODED", 4)
+    monkeypatch.setattr("assay.experiments.dry_run.LOOKED_AT", 10)
+    decoded: list[int] = []
+
+    def noted(ids: list[str], *given: Any, **about: Any) -> Any:
+        decoded.append(len(ids))
+        return prepare_images(ids, *given, **about)
+
+    monkeypatch.setattr("assay.run.prepare.prepare_images", noted)
+    data = ["--set", "model.backbone=test_efficientnet", "--set", "model.weights=none"]
+    shown(str(many), *data, "--set", "hardware.precision=fp32")
+    assert 10 <= decoded[0] <= 14
 
 
 def test_a_frozen_fit_on_fresh_images_takes_them_in_every_epoch(

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from assay.arrays import Ints, Pixels
+from assay.arrays import Keys, Pixels
 from assay.errors import PlanError
+from assay.experiments.augmented_samples import epoch_rows, view_rows
 from assay.experiments.peak import Peak, largest_batch, needed
 from assay.files import StepName
 from assay.images.cache import LazyImages
@@ -28,10 +28,11 @@ from assay.labels.samples import Samples
 from assay.labels.subset import partly_unknown, without
 from assay.models.classifier import build_classifier, require_size
 from assay.models.layers import Layer, layers
+from assay.plan.defaults import LOOKED_AT
 from assay.plan.plan import LoadedPlan, Plan
 from assay.plan.stages import DEFAULT_SIZE
 from assay.predictions.image_rows import BATCH
-from assay.predictions.inference import PLAIN, View, seconds_an_image
+from assay.predictions.inference import seconds_an_image
 from assay.progress import NoProgress, Progress
 from assay.run.environment import lock
 from assay.run.prepare import prepare_run
@@ -39,21 +40,19 @@ from assay.steps import STEPS, check_steps
 from assay.steps.base import Context, State, StepList, StepPlan
 from assay.steps.ensemble import EnsembleSettings
 from assay.steps.ensemble_members import first_input_size
-from assay.steps.fit import PreparedFit, fit_config, prepared_fit
-from assay.steps.fit_settings import FitSettings, SamplingPlan, sampling_plan
+from assay.steps.fit import fit_config, prepared_fit
+from assay.steps.fit_settings import FitSettings, sampling_plan
 from assay.steps.probe import ProbeSettings
 from assay.steps.pseudo_label import predicted_images
 from assay.steps.start import InputSize, bare_classifier, inference_for, labelled_parts
 from assay.steps.synthesize import SynthesizeSettings, gan_seconds
-from assay.steps.trainable import affordable_views, views_of
+from assay.steps.trainable import affordable_views
 from assay.training.devices import SingleProcess, keep_freed_memory, pick_device, warm_seconds
 from assay.training.linear import solver_seconds
 from assay.training.loop import step_seconds
-from assay.training.sampling import partners, split_batches
-from assay.training.semi_supervised import Consistency
+from assay.training.sampling import split_batches
 
 DECODED = 64  # images whose decoding is timed
-ACROSS, DOWN = 8, 5  # images of a row of a sheet; epochs, or views, below the row of plain ones
 
 DEFAULT = (DEFAULT_SIZE, Resize())  # the input of a network
 NEED_MODEL = ("pseudo_label", "rebalance_head", "tune_thresholds", "tune_views", "calibrate")
@@ -145,7 +144,9 @@ def dry_run(
 
     def sample(samples: Samples, plan: Plan) -> Samples:
         read_at.append(time.perf_counter())
-        return samples.take(np.sort(np.random.default_rng(plan.seed).permutation(len(samples))[:DECODED]))
+        drawn = np.random.default_rng(plan.seed).permutation(len(samples))[:DECODED]
+        looked_at = () if plan.steps else np.flatnonzero(samples.table["split"] == "train")[:LOOKED_AT]
+        return samples.take(np.union1d(drawn, np.array(looked_at, np.int64)))
 
     with tempfile.TemporaryDirectory(prefix="assay-plan-") as scratch:
         about: dict[str, Any] = {"together": SingleProcess(), "device": pick_device(device), "progress": NoProgress()}
@@ -182,13 +183,13 @@ class _Estimator:
         self.labels = ""  # the steps that have changed labels
         self.unreadable: dict[str, str] = {}
         self._lazy: dict[str, LazyImages] = {}
-        self._features: set[tuple[str, str, str]] = set()  # computed by a step, by all that decides them
+        self._features: dict[str, Keys] = {}  # hashes of images, by all else that decides what a step has computed
 
     def images(self, size: int, resize: Resize) -> LazyImages:
         """Pixels that are decoded when a step looks at them."""
-        ids, paths = self.samples.ids, self.samples.paths
         if (key := f"{size} {resize}") not in self._lazy:
-            self._lazy[key] = LazyImages.of(ids, paths, size=size, resize=resize, unreadable=self.unreadable)
+            names, paths, unreadable = self.samples.names, self.samples.paths, self.unreadable
+            self._lazy[key] = LazyImages.of(names, paths, size=size, resize=resize, unreadable=unreadable)
         return self._lazy[key]
 
     def steps(self, held: StepList) -> Iterator[StepEstimate]:
@@ -249,7 +250,9 @@ class _Estimator:
             size = settings
         classifier = bare_classifier(state, context, size=size.size)
         require_size(classifier, size.size)
-        seconds = seconds_an_image(inference_for(classifier, size, context), self.samples.ids)
+        seconds = seconds_an_image(inference_for(classifier, size, context), self.samples.names)
+        if isinstance(settings, ProbeSettings) and settings.images is not None:
+            train = train.take(np.arange(min(settings.images, len(train))))
         if kind == "pseudo_label" or trained:
             images = len(train) if judges else predicted_images(settings, state.samples)
             return replace(estimate, seconds=seconds * images)
@@ -274,15 +277,15 @@ class _Estimator:
         frozen, draws = settings.freeze == "backbone", self.draws and samples.space == self.samples.space
         if frozen or settings.wanted_views:  # what the first optimiser step and a batch of validation take is enough
             first = split_batches(balance.order.rows(0), config.step_size)[0] % len(train)
-            used = [train.ids[row] for row in first] if settings.wanted_views else train.ids
-            ids = {*used, *validation.ids[:BATCH]}
+            used = train.ids_of(first) if settings.wanted_views else train.ids
+            ids = [*used, *validation.names[:BATCH]]
             if unknown is not None and settings.unlabelled is not None:
-                ids |= {*unknown.ids[: settings.unlabelled.ratio * len(first)]}
-            samples = samples.take([row for row, name in enumerate(samples.ids) if name in ids])
+                ids += unknown.names[: settings.unlabelled.ratio * len(first)]
+            samples = samples.take(np.flatnonzero(samples.table["id"].is_in(ids).to_numpy()))
         with prepared_fit(settings, replace(state, samples=samples), context) as begun:
             step, network = step_seconds(begun.task, begun.config, begun.machine), begun.task.network
             inference, boundary = begun.part.inference, begun.part.boundary
-            each, once, views = seconds_an_image(inference, self.samples.ids, boundary), 0.0, settings.cached_views
+            each, once, views = seconds_an_image(inference, self.samples.names, boundary), 0.0, settings.cached_views
             epoch_end = 0.0 if frozen else each * len(validation)
             if boundary is not None:
                 everything = replace(begun.data, train=train, validation=validation, unlabelled=unknown)
@@ -339,62 +342,16 @@ class _Estimator:
     def _uncomputed(self, backbone: str, size: InputSize, context: Context, parts: list[tuple[str, Samples]]) -> int:
         """How many images have no features yet of this backbone at this size; `parts` are views of images."""
         about = f"{context.model} {backbone} {size.size} {size.resize}"
-        fresh = {(about, view, image) for view, part in parts for image in part.ids} - self._features
-        self._features |= fresh
-        return len(fresh)
+        count = 0
+        for view, part in parts:
+            key, images = f"{about} {view}", part.table["id"].hash().to_numpy()
+            known = self._features.get(key, images[:0])
+            self._features[key] = np.union1d(known, images)
+            count += len(self._features[key]) - len(known)
+        return count
 
 
 def input_of(steps: Sequence[StepPlan], context: Context) -> InputSize:
     """Size and resizing of the images that steps begin with."""
     size, resize = first_input_size(steps, context.base) or DEFAULT
     return ProbeSettings(size=size, resize=resize)
-
-
-def epoch_rows(begun: PreparedFit, settings: FitSettings, context: Context) -> list[Pixels]:
-    """Ints (n, S, S, 3) of a sheet: the same images plain, then as each of the first epochs has them; white: not.
-
-    Where images with unknown labels are learnt from, three rows of those follow: plain, weakly and strongly augmented.
-    """
-    job = begun.task
-    first = dict.fromkeys((split_batches(job.order.rows(0), begun.config.step_size)[0] % len(job.source.ids)).tolist())
-    images = np.array(list(first), np.int64)[:ACROSS]
-    rows = [_view(PLAIN, [job.source.ids[image] for image in images], settings, context)]
-    rows += [_of_epoch(begun, images, epoch) for epoch in range(min(settings.epochs, DOWN))]
-    if isinstance(job.unlabelled, Consistency):
-        views, waiting = job.unlabelled.views, job.unlabelled.order(0)[:ACROSS]
-        rows.append(_view(PLAIN, [views.ids[row] for row in waiting], settings, context))
-        rows += [_bytes(views.images(0, waiting, strong=strong)) for strong in (False, True)]
-    return rows
-
-
-def _of_epoch(begun: PreparedFit, images: Ints, epoch: int) -> Pixels:
-    """These images as the epoch has them for the first time, with the partners of their optimiser step."""
-    job, count = begun.task, len(begun.task.source.ids)
-    pairs: dict[int, tuple[int, int]] = {}  # of an image: its row, and that of its partner
-    for rows in split_batches(job.order.rows(epoch), begun.config.step_size):
-        for row, partner in zip(rows.tolist(), partners(rows, job.mixed).tolist(), strict=True):
-            pairs.setdefault(row % count, (row, partner))
-    present = [index for index, image in enumerate(images.tolist()) if image in pairs]
-    chosen = np.array([pairs[images[index]] for index in present], np.int64).reshape(-1, 2)
-    augmented = _bytes(job.source.batch(epoch, chosen[:, 0], chosen[:, 1]).inputs)
-    row = np.full((len(images), *augmented.shape[1:]), 255, np.uint8)
-    row[present] = augmented
-    return row
-
-
-def view_rows(settings: FitSettings, train: Samples, balance: SamplingPlan, context: Context, n: int) -> list[Pixels]:
-    """The same of a fit on cached views: plain, then the further views, which are drawn once."""
-    names = [train.ids[row] for row in dict.fromkeys((balance.order.rows(0) % len(train)).tolist())][:ACROSS]
-    views = views_of(settings, train.ids, balance, context, n)
-    return [_view(view, names, settings, context) for view in views[: 1 + DOWN]]
-
-
-def _view(view: View, names: Sequence[str], settings: FitSettings, context: Context) -> Pixels:
-    cache = context.images(settings.size, settings.resize)
-    return _bytes(view.show(cache.gather(cache.rows_of(names)), names, size=settings.size))
-
-
-def _bytes(images: Tensor) -> Pixels:
-    """Pixels (B, 3, S, S) in [0, 1] as uint8 (B, S, S, 3)."""
-    pixels: Pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return pixels

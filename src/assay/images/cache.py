@@ -99,7 +99,8 @@ class LazyImages(Cache):
     An unreadable image is black, and its reason is added to `unreadable`.
     """
 
-    paths: tuple[ImageFile, ...] = ()
+    names: Sequence[str] = ()
+    paths: Sequence[ImageFile] = ()
     size: int = 0
     resize: Resize = field(default_factory=Resize)
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -111,19 +112,20 @@ class LazyImages(Cache):
     ) -> LazyImages:
         """Return lazy images; only headers are read, to choose the side."""
         side = stored_side(paths, size=size, resize=resize, limit=round(size * MULTIPLE))
-        rows, pixels = {id_: row for row, id_ in enumerate(ids)}, np.empty((0, side, side, 3), np.uint8)
-        return LazyImages(pixels, rows, paths=tuple(paths), size=size, resize=resize, unreadable=unreadable)
+        pixels = np.empty((0, side, side, 3), np.uint8)
+        return LazyImages(
+            pixels, RowIndex(ids), names=ids, paths=paths, size=size, resize=resize, unreadable=unreadable
+        )
 
     def gather(self, rows: ArrayLike) -> Tensor:
         """Decode rows to a batch like that of `Cache.gather`."""
-        names = list(self.rows)
         batch = np.zeros((np.size(rows), self.side, self.side, 3), np.uint8)
         for index, row in enumerate(np.asarray(rows, np.int64).tolist()):
             if row not in self.decoded:
                 self.decoded[row] = read_image(self.paths[row], side=self.side, size=self.size, resize=self.resize)
             image = self.decoded[row]
             if isinstance(image, str):
-                self.unreadable[names[row]] = image
+                self.unreadable[self.names[row]] = image
             else:
                 batch[index] = image
         return torch.from_numpy(batch).permute(0, 3, 1, 2)

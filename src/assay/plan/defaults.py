@@ -13,7 +13,7 @@ from assay.models.classifier import Flips
 from assay.plan.stages import DEFAULT_SIZE, Facts
 from assay.predictions.thresholds import RARE
 
-MIN_IMAGES = 100  # to measure whether images have an up and a down
+MIN_IMAGES, LOOKED_AT = 100, 2_000  # to measure whether images have an up and a down
 SIGNIFICANT = 4.0  # standard errors: reached by chance once in 16,000
 
 
@@ -86,7 +86,7 @@ def _halves(cache: Cache, ids: Sequence[str]) -> tuple[Doubles, Doubles]:
     """Return how much brighter the upper and the left half are, by image and colour: (N, 3) each."""
     upper, left = [], []
     middle = cache.side // 2
-    for first in range(0, min(len(ids), 2000), 100):
+    for first in range(0, min(len(ids), LOOKED_AT), 100):
         images = cache.gather(cache.rows_of(ids[first : first + 100])).double()
         upper.append(images[:, :, :middle].mean((2, 3)) - images[:, :, -middle:].mean((2, 3)))
         left.append(images[..., :middle].mean((2, 3)) - images[..., -middle:].mean((2, 3)))

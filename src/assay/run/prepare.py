@@ -28,7 +28,7 @@ from assay.labels.space import LabelSpace
 from assay.labels.subset import without
 from assay.models.classifier import AUTO
 from assay.models.trained_model import count_trained_on
-from assay.plan.defaults import about_unlabelled, choose_flips, facts_of
+from assay.plan.defaults import LOOKED_AT, about_unlabelled, choose_flips, facts_of
 from assay.plan.metric import by_metric, require_defined
 from assay.plan.plan import LoadedPlan, Plan, anchored, complete, with_backbone, with_features
 from assay.plan.planner import budgeted_stages, default_stages
@@ -80,7 +80,7 @@ def prepare_run(
 ) -> PreparedRun:
     """Read the images of a plan and prepare them in `folder`.
 
-    `prepared` chooses those that are decoded, by default all; a plan without steps needs all.
+    `prepared` chooses those that are decoded, by default all; of a plan without steps, the first training images too.
     Raises AssayError.
     """
     progress.line(f"reading {loaded.source_name}")
@@ -94,7 +94,7 @@ def prepare_run(
     if loaded.plan.metric is not None:
         require_defined(loaded.plan.metric, samples)
     loaded, samples = _with_levels(loaded, samples, progress)
-    some = samples if prepared is None or not loaded.plan.steps else prepared(samples, loaded.plan)
+    some = samples if prepared is None else prepared(samples, loaded.plan)
     run = RunFolder(folder)
     caches = _Caches(some, run.cache, settings=loaded.plan.cache or CacheSettings(), progress=progress)
     first = first_input_size(loaded.plan.steps, loaded.base) or (DEFAULT_SIZE, Resize(levels=loaded.plan.data.levels))
@@ -139,7 +139,7 @@ def prepare_run(
     choice = None
     if not loaded.plan.steps:
         with together.main_process_first():  # the others read what it notes
-            notes = _notes_in_time(loaded.plan, corrected, cache, run, progress)
+            notes = _notes_in_time(loaded.plan, corrected, cache, run, progress) if prepared is None else ()
         samples, corrected = (replace(one, notes=(*one.notes, *notes)) for one in (samples, corrected))
         choice = _choice_of_steps(loaded, corrected, cache, folder, progress)
         loaded = _fill_levels(complete(loaded, _usual_steps(choice.facts, loaded.plan.minutes)))
@@ -256,7 +256,8 @@ def _choice_of_steps(
     loaded: LoadedPlan, samples: Samples, cache: Cache, folder: Path, progress: Progress
 ) -> StepChoice:
     """Return how steps are chosen that suit the data."""
-    flip, why = choose_flips(cache, samples.part("train").ids)
+    train = [name for name in samples.part("train").names[:LOOKED_AT] if name in cache.rows]
+    flip, why = choose_flips(cache, train)
     progress.line(f"  no steps are given: flip is {flip} ({why})")
     before = trained_on_at_start(loaded.plan.model, loaded.base, folder)
     pretrained = count_trained_on(before, samples.part("train")) > 0

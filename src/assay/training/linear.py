@@ -31,6 +31,7 @@ LEAST_PULL = 0.5  # of a strength times the images: less, and few labels teach n
 SEARCH_ROWS = 3_000  # images of a question to search on; of more, a random part: it finds the strengths of 8,000
 CURVATURE_ROWS = 8_000  # images to measure the curvature on
 CURVATURE = 0.1  # of the log loss of an image along a logit, about: p (1 - p)
+TIMED_CLASSES = 100  # of a head, on which a fit is timed
 TOGETHER = 256  # columns of logits, over folds, that are fitted at a time
 ABSENT = -20.0  # intercept of a class without images, which is never predicted
 
@@ -178,16 +179,25 @@ def _folds(codes: Codes, order: Ints) -> Ints:
 
 
 def solver_seconds(space: LabelSpace, codes: Sequence[Codes], weights: Floats, *, width: int) -> float:
-    """Return about the seconds of `fit_linear` on features (N, width), from drawn ones of some of the images."""
+    """Return about the seconds of `fit_linear` on features (N, width), from drawn ones of some images and classes."""
     chance = np.random.default_rng(0)
     rows = chance.permutation(len(weights))[:1_000]
     features = chance.standard_normal((len(rows), width), np.float32)
-    for known in codes:  # separable classes: a search over strengths takes longest for them
-        members = (known[rows] == 1) if known.ndim == 2 else known[rows, None] == np.arange(known.max() + 1)
-        features += 0.3 * (members.astype(np.float32) @ chance.standard_normal((members.shape[1], width), np.float32))
+    some = LabelSpace(tuple(Head(head.name, head.classes[:TIMED_CLASSES], head.kind) for head in space))
+    taken = [
+        np.where(known[rows] < 0, -1, known[rows] % head.size) if head.multiclass else known[rows, : head.size]
+        for head, known in zip(some, codes, strict=True)
+    ]
+    for head, known in zip(some, taken, strict=True):  # separable classes: a search over strengths takes longest
+        members = head.present(known).astype(np.float32)
+        features += 0.3 * (members @ chance.standard_normal((members.shape[1], width), np.float32))
     began = time.perf_counter()
-    fit_linear(space, features, [known[rows] for known in codes], weights[rows], seed=0)
-    return (time.perf_counter() - began) * len(weights) / len(rows)
+    strengths = find_strengths(some, features, taken, weights[rows], seed=0)
+    searched = time.perf_counter() - began  # on so many images at most
+    fit_linear(some, features, taken, weights[rows], seed=0, strengths=strengths)
+    fitted = time.perf_counter() - began - searched
+    seconds = searched * min(len(weights), SEARCH_ROWS) + fitted * len(weights)
+    return seconds / len(rows) * space.width / some.width
 
 
 def moments(features: Floats) -> tuple[Floats, Floats]:
