@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,8 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from assay.labels.space import Head, LabelSpace
+from assay.steps.fit import mean_loss
 from assay.training.losses import ByHead, head_losses
 from assay.training.objective import Objective, Targets, counts, dense
+from assay.training.sources import LabelTensors
+from factories import make_samples
 
 SPACE = LabelSpace(
     (
@@ -181,3 +187,13 @@ def test_counts_are_of_known_cells() -> None:
 def test_the_mean_of_sums_is_that_of_the_whole() -> None:
     found = OBJECTIVE(logits_of(), [truth_of()])
     assert OBJECTIVE.mean(found.sums, found.counts) == found.loss
+
+
+def test_the_loss_of_many_images_is_that_of_their_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"id": str(row), "season": ("spring", "winter", None)[row % 3]} for row in range(20)]
+    known = LabelTensors(make_samples(rows, *SPACE))
+    logits, objective = np.random.default_rng(0).normal(size=(20, SPACE.width)).astype(np.float32), OBJECTIVE
+    whole = mean_loss(objective, logits, known)
+    monkeypatch.setattr("assay.steps.fit.MOST_LOGITS", 12)
+    assert mean_loss(objective, logits, known) == pytest.approx(whole, rel=1e-6)
+    assert math.isfinite(whole)

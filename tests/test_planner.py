@@ -464,3 +464,13 @@ def test_time_is_noted_now_and_then(tmp_path: Path) -> None:
     clock.now += 2
     budget.note()
     assert run.budget.read_text() != before
+
+
+def test_of_very_many_images_and_classes_a_part_is_probed_and_no_label_judged() -> None:
+    facts = Facts(labelled=950_000, unlabelled=0, validation=50_000, classes=1_000)
+    probe, *rest = default_stages(facts, SPEEDS)
+    assert probe.step["probe"]["images"] == facts.probed < 100_000
+    assert names(rest) == [WHOLE]
+    assert SUSPECT_LABELS not in names(budgeted_stages(facts, SPEEDS, 1e6))
+    assert SUSPECT_LABELS in names(default_stages(replace(facts, labelled=100_000), SPEEDS))
+    assert replace(facts, labelled=100_000, classes=10).probed == 100_000

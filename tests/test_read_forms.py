@@ -619,3 +619,13 @@ def test_columns_may_be_called_by_patterns(tmp_path: Path, column: str) -> None:
     samples = read_whole(DataSettings.model_validate(data), base=tmp_path)
     assert samples.space.heads[0].classes == ("x", "y")
     assert samples.table["group"].to_list() == ["1", "2"]
+
+
+def test_a_smaller_share_for_validation_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assay.labels.split.MOST_VALIDATION", 2)
+    put(tmp_path, *(f"in/{kind}/{n}.jpg" for kind in ("cat", "dog") for n in range(10)))
+    samples = read(DataSettings(folder=Path("in")), base=tmp_path)
+    assert len(samples.part("val")) == 2
+    assert "Validation is 2 images drawn at random" in samples.notes[-1]
+    explicit = read(DataSettings(folder=Path("in"), split=SplitSettings(val=0.2)), base=tmp_path)
+    assert (len(explicit.part("val")), explicit.notes) == (4, ())

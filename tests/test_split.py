@@ -15,8 +15,8 @@ from scipy import sparse
 
 from assay.errors import DataError
 from assay.labels.samples import Samples
-from assay.labels.space import Head, LabelSpace
-from assay.labels.split import one_fold_reason, split, split_table, stratify, untagged
+from assay.labels.space import Head, LabelSpace, untagged
+from assay.labels.split import SplitSettings, one_fold_reason, split, split_table, stratify
 from factories import make_samples
 
 
@@ -328,3 +328,9 @@ def test_the_reason_why_images_lie_in_one_fold_is_the_true_one(hashes: list[str]
     head = Head("label", ("x", "y"))
     rows = [{"id": str(row), "hash": content, "label": "xy"[row]} for row, content in enumerate(hashes)]
     assert one_fold_reason(make_samples(rows, head)) == reason
+
+
+def test_a_fifth_validates_unless_these_are_very_many() -> None:
+    usual = SplitSettings()
+    assert [usual.share(count) * count for count in (100, 250_000, 1_000_000)] == [20, 50_000, 50_000]
+    assert SplitSettings(val=0.3).share(1_000_000) == 0.3

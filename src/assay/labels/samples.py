@@ -70,8 +70,14 @@ class Samples:
         """Where each image is, in order: its absolute path, or its shard and its bytes in it."""
         if MEMBER not in self.table.columns:
             return [self.root / path for path in self.table["path"].to_list()]
-        within = self.table[MEMBER].struct.unnest().cast(pl.Int64).fill_null(-1).to_numpy()
-        return _Members(self.table["path"], within, self.shards, self.root)
+        within = self.table[MEMBER].struct.unnest()
+        shard = within["shard"].fill_null(len(self.shards)).to_numpy()
+        return _Members(self.table["path"], shard, within["offset"], within["size"], self.shards, self.root)
+
+    @property
+    def hash_names(self) -> Names:
+        """The hashes, each made when it is asked for."""
+        return Names(self.table["hash"])
 
     @property
     def hashes(self) -> list[str | None]:
@@ -217,12 +223,14 @@ class _Members(Sequence[ImageFile]):
     """Images in shards, each made when it is asked for: a million of them would take 300 MB."""
 
     paths: pl.Series
-    within: Ints  # (N, 3): number of the shard, offset, size; -1 for a file
+    shard: Codes  # (N,) number of the shard; beyond the last for a file
+    offset: pl.Series
+    size: pl.Series
     shards: tuple[Shard, ...]
     root: Path
 
     def __len__(self) -> int:
-        return len(self.within)
+        return len(self.paths)
 
     @overload
     def __getitem__(self, row: int) -> ImageFile: ...
@@ -231,9 +239,10 @@ class _Members(Sequence[ImageFile]):
     def __getitem__(self, row: int | slice) -> ImageFile | Sequence[ImageFile]:
         if isinstance(row, slice):
             return [self[one] for one in range(*row.indices(len(self)))]
-        shard, offset, size = self.within[row].tolist()
-        path = self.paths[row]
-        return self.root / path if shard < 0 else Member(self.shards[shard], path, offset, size)
+        path, shard = self.paths[row], self.shard[row]
+        if shard == len(self.shards):
+            return self.root / path
+        return Member(self.shards[shard], path, self.offset[row], self.size[row])
 
 
 def first_labels(table: pl.DataFrame) -> dict[str, str]:

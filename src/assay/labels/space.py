@@ -245,3 +245,12 @@ def conflicting(cluster: Ints, codes: Codes) -> Bools:
     np.maximum.at(highest, cluster[member], codes[member])
     np.minimum.at(lowest, cluster[member], np.where(known, codes, above)[member])
     return np.asarray((highest > lowest).any(axis=tuple(range(1, codes.ndim))))
+
+
+def untagged(codes: Codes) -> tuple[int, int]:
+    """Return the number of images without any tag, and of those of which that is known; `codes` are (N, K).
+
+    It is unknown of an image without a known tag of which some tags are unknown.
+    """
+    none = int((codes == 0).all(axis=1).sum())
+    return none, none + int((codes == 1).any(axis=1).sum())

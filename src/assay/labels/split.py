@@ -16,19 +16,22 @@ from scipy.sparse import csgraph
 from assay.arrays import Doubles, Ints
 from assay.errors import DataError
 from assay.labels.samples import Samples
-from assay.labels.space import Codes, Head
+from assay.labels.space import Codes, Head, untagged
 from assay.messages import quoted
 from assay.settings import Settings
 
 SIDES = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
+FIFTH, MOST_VALIDATION = 0.2, 50_000  # of 50,000 images an accuracy is known to within 0.5 %
 Side = Literal["train", "val", "test"]
 
 
 class SplitSettings(Settings):
     """Shares of the images that are held back. A split that came with the data is kept."""
 
-    val: float = Field(default=0.2, ge=0, lt=1, description="The share of images for validation.")
+    val: float | None = Field(
+        default=None, ge=0, lt=1, description="The share of images for validation; a fifth, of 50,000 images at most."
+    )
     test: float = Field(default=0.0, ge=0, lt=1, description="The share of images for the test at the very end.")
     seed: int = Field(default=0, ge=0)
     column: str | None = Field(default=None, description="The column of a table that holds train, val or test.")
@@ -37,10 +40,14 @@ class SplitSettings(Settings):
     )
 
     def require_consistent(self) -> None:
-        if self.val + self.test >= 1:
-            raise ValueError(f"val {self.val} and test {self.test} leave nothing to train on")
+        if self.share(1) + self.test >= 1:
+            raise ValueError(f"val {self.share(1)} and test {self.test} leave nothing to train on")
         if self.values and self.column is None:
             raise ValueError("`values` are cells of a column: give `column` too")
+
+    def share(self, images: int) -> float:
+        """Return the share of so many images for validation."""
+        return min(FIFTH, MOST_VALIDATION / max(images, 1)) if self.val is None else self.val
 
 
 def split(samples: Samples, *, val: float, test: float = 0.0, seed: int = 0) -> Samples:
@@ -148,20 +155,14 @@ def split_table(samples: Samples) -> pl.DataFrame:
     for number, head in enumerate(samples.space):
         names = list(head.classes) if head.multiclass else [*head.classes, None]
         frequencies = {side: _frequencies(head, codes[side][number]) for side in SIDES}
-        counts = {side: positive for side, (positive, _) in frequencies.items()}
-        shares = {f"{side} share": _over(*both) for side, both in frequencies.items()}
+        counts = {side: part for side, (part, _) in frequencies.items()}
+        shares = {
+            f"{side} share": pl.Series(part) / pl.Series(known).replace(0, None)
+            for side, (part, known) in frequencies.items()
+        }
         columns = {"head": [head.name] * len(names), "class": pl.Series(names, dtype=pl.String)}
         tables.append(pl.DataFrame({**columns, **counts, **shares}))
     return pl.concat(tables)
-
-
-def untagged(codes: Codes) -> tuple[int, int]:
-    """Return the number of images without any tag, and of those of which that is known; `codes` are (N, K).
-
-    It is unknown of an image without a known tag of which some tags are unknown.
-    """
-    none = int((codes == 0).all(axis=1).sum())
-    return none, none + int((codes == 1).any(axis=1).sum())
 
 
 def _frequencies(head: Head, codes: Codes) -> tuple[Ints, Ints]:
@@ -171,10 +172,6 @@ def _frequencies(head: Head, codes: Codes) -> tuple[Ints, Ints]:
         return counts, known
     none, decided = untagged(codes)
     return np.append(counts, none), np.append(known, decided)
-
-
-def _over(counts: Ints, known: Ints) -> pl.Series:
-    return pl.Series(counts) / pl.Series(known).replace(0, None)
 
 
 def given_sides(samples: Samples) -> Ints:

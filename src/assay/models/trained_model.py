@@ -110,9 +110,8 @@ def count_trained_on(images: Keys, samples: Samples) -> int:
 
 def trained_on_mask(images: Keys, samples: Samples) -> Bools:
     """Return which samples (N,) are among these images; those of unknown content are not."""
-    hashes = samples.hashes
-    known = np.array([name is not None for name in hashes], dtype=np.bool_)
-    known[known] = np.isin(_hash_numbers(hashes), images)
+    known = samples.table["hash"].is_not_null().to_numpy().copy()
+    known[known] = np.isin(_hash_numbers(samples.hash_names), images)
     return known
 
 

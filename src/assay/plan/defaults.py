@@ -38,6 +38,7 @@ def facts_of(
         smoothed=not tags,
         tuned=tuple(head.name for head in tags if validation.counts(head).sum() >= RARE),
         calibrated=_validates(samples),
+        classes=samples.space.width,
         flip=flip,
         pretrained=pretrained,
         metric=metric,

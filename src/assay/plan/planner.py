@@ -79,7 +79,8 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
     unlabelled images, kept if validation improves, or where labels are few, ones of Gaussians of the classes and the
     upper stages trained on these in place of the fit; and thresholds for heads with enough tags to choose them by.
     Labels are smoothed under multi-class heads only: smoothing raises the probabilities of rare tags. A backbone
-    `pretrained` on some of these labels cannot detect which of them are wrong: no list then. At the end the model
+    `pretrained` on some of these labels cannot detect which of them are wrong, and very many are not judged
+    in memory: no list then. At the end the model
     learns how sure it may be. Without `repairs` no label is changed or added.
     """
     epochs = _epochs(facts.labelled)
@@ -95,7 +96,7 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
         steps = [{"pseudo_label": {"keep": "confidence"}}, {"fit": again}]
         rounds = {"times": ROUNDS, "only_if_better": True, "steps": steps}
         later = [Stage(PSEUDO_LABELS, {"repeat": rounds}, ROUNDS * seconds)]
-    suspects = [] if facts.pretrained else [_suspects(facts, speeds)]
+    suspects = [_suspects(facts, speeds)] if facts.judged else []
     return [_probe(facts, speeds), *suspects, *fits, *later, *_rules(facts, speeds)]
 
 
@@ -114,7 +115,7 @@ def budgeted_stages(
     left -= sum(stage.seconds for stage in rules)
     first = [_probe(facts, speeds, left)] if PROBE not in done else []
     left -= sum(stage.seconds for stage in first)
-    if not (facts.pretrained or SUSPECT_LABELS in done):
+    if facts.judged and SUSPECT_LABELS not in done:
         judges = (_suspects(facts, speeds, by=by) for by in (None, "confident_learning"))
         suspects = [stage for stage in judges if stage.seconds < SUSPECTS * left][:1]
         first += suspects
@@ -342,9 +343,9 @@ def _probe(facts: Facts, speeds: Speeds, left: float = math.inf, *, alone: bool 
     for size in (*larger, DEFAULT_SIZE, *SMALLER_PROBES):
         forward = speeds.forward * relative_forward(size)
         each, rest = forward + speeds.linear, facts.validation * forward
-        images = min(max((left - rest) / each, 0), facts.labelled)
+        images = min(max((left - rest) / each, 0), facts.probed)
         share = 1.0 if size >= DEFAULT_SIZE else LEAST_SHARE if size > SMALLER_PROBES[-1] else 0.0
-        least = min(facts.labelled, max(LEAST_PROBE, round(share * facts.labelled)))
+        least = min(facts.probed, max(LEAST_PROBE, round(share * facts.probed)))
         if images >= least:
             break
     images = max(int(images), least)

@@ -14,6 +14,8 @@ DEFAULT_SIZE = 128  # pixels
 LINEAR_SEARCH, LINEAR_FIT = 0.5, 0.2  # seconds of an image in a linear model, over those through the backbone
 MIN_UNLABELLED = 0.1  # per labelled image: fewer do not repay another training
 ENOUGH_LABELS = 30.0  # of a class: with fewer, features of all images tell the others better than a network of these
+FEATURE_BYTES = 2 * 4 * 1_280  # of an image, in a linear model on features of the usual width
+PROBE_BYTES, JUDGING_BYTES = 2e9, 8e9  # of memory, at most
 ENLARGED = 1.5  # times their own pixels, images gain by it: photographs of 128 do at 192, aerial ones of 64 do not
 
 
@@ -30,6 +32,7 @@ class Facts:
     tuned: tuple[str, ...] = ()  # heads with enough tags in validation to choose thresholds by
     calibrated: bool = False  # where validation has labels of every head to choose temperatures by
     flip: Flips = "none"
+    classes: int = 1  # and tags, of all heads
     pretrained: bool = False  # on some of these labels
     metric: bool = False  # whether the plan has one, which chooses the epochs then
     repairs: bool = True  # whether labels may be changed or added, and classes weighed
@@ -38,6 +41,21 @@ class Facts:
     cached: bool = False  # whether activations at the boundary of its upper stages can be
     second: str | None = None  # another backbone that suits the data
     second_cost: float = 1.0  # its seconds an image, over those of the first
+
+    @property
+    def probed(self) -> int:
+        """The training images that a probe learns from: of very many a part, so that these fit into memory."""
+        return min(self.labelled, int(PROBE_BYTES // (FEATURE_BYTES + 20 * self.classes)))
+
+    @property
+    def judging_bytes(self) -> int:
+        """The memory in which labels are judged, about: features twice, and ten times numbers an image and class."""
+        return self.labelled * (FEATURE_BYTES + 40 * self.classes)
+
+    @property
+    def judged(self) -> bool:
+        """Whether labels can be judged: by weights that have not learnt from them, and in memory."""
+        return not self.pretrained and self.judging_bytes <= JUDGING_BYTES
 
     @property
     def frozen(self) -> int:

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from assay.arrays import Doubles, Floats, Ints, Pixels, Reals
-from assay.labels.space import Codes, Head, LabelSpace
-from assay.labels.split import untagged
+from assay.labels.space import Codes, Head, LabelSpace, untagged
 from assay.metrics.metrics import probabilities_of
 from assay.training.linear import Linear, one_thread
 

@@ -265,6 +265,13 @@ def _choice_of_steps(
         progress.line("  no labels are judged: the weights to begin with were trained on some of these images")
     metric, repairs = loaded.plan.metric is not None, loaded.plan.repairs
     facts = facts_of(samples, flip=flip, pretrained=pretrained, metric=metric, repairs=repairs, side=cache.side)
+    if not (facts.judged or pretrained):
+        progress.line(
+            f"  no labels are judged: {facts.labelled:,} images of {facts.classes:,} classes would take "
+            f"{facts.judging_bytes / 1e9:,.0f} GB of memory; `assay audit --workers` judges those in shards"
+        )
+    if facts.probed < facts.labelled:
+        progress.line(f"  the probe learns from about {facts.probed:,} of {facts.labelled:,} images, drawn by class")
     if (unlabelled := about_unlabelled(facts)) is not None:
         progress.line(f"  {unlabelled}")
 
@@ -320,7 +327,7 @@ class _Caches:
         cache, left_out = prepare_images(
             self.samples.names,
             self.samples.paths,
-            hashes=self.samples.hashes,
+            hashes=self.samples.hash_names,
             size=size,
             resize=resize,
             folder=self.folder,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from assay.arrays import Ints, Keys
+from assay.arrays import Floats, Ints, Keys
 from assay.files import ModelFolder
 from assay.images.streamed import StreamedImages
 from assay.labels.samples import Samples
@@ -31,8 +31,9 @@ from assay.steps.pseudo_label import soft_targets
 from assay.steps.start import classifier_for, describe_network, labelled_parts, trained_before
 from assay.steps.trainable import FitData, Trainable, consistency_of, trainable, unlabelled_images
 from assay.training import loop, optimizers
-from assay.training.devices import Machine
-from assay.training.fit_task import EpochLogits, FitConfig, FitTask, TimeLimit
+from assay.training.devices import Machine, return_freed_memory
+from assay.training.fit_task import MOST_LOGITS, EpochLogits, FitConfig, FitTask, TimeLimit
+from assay.training.objective import Objective
 from assay.training.sampling import split_batches
 from assay.training.semi_supervised import Consistency
 from assay.training.sources import LabelTensors, MixingSource, mix_counts, mix_lines
@@ -104,7 +105,7 @@ class PreparedFit:
 def prepared_fit(settings: FitSettings, state: State, context: Context) -> Iterator[PreparedFit]:
     """Give all that `loop.fit` takes, for the time of the block. Raises AssayError for what the user can mend."""
     train, validation = labelled_parts(state.samples)
-    hashes = training_hashes(train.hashes)
+    hashes = training_hashes(train.hash_names)
     train, validation = _narrow(train), _narrow(validation)
     limit = None
     if settings.seconds is not None:  # from here on: preparing the network and its images takes time too
@@ -124,6 +125,7 @@ def prepared_fit(settings: FitSettings, state: State, context: Context) -> Itera
     with trainable(settings, classifier, data, objective, context) as part:
         consistency = consistency_of(settings, part, data, objective, context)
         task = _task(settings, model, objective, part, data, consistency, context)
+        return_freed_memory()  # of what has made all of this: the loop asks for other sizes
         yield PreparedFit(task, config, Machine(context.processes, part.hardware), data, network, part)
 
 
@@ -194,7 +196,6 @@ def _task(
     space, classifier, rule = model.space, model.classifier, model.decision_rule
     train_codes, validation_codes = data.train.codes(), data.validation.codes()
     known = LabelTensors(data.validation, class_weights=objective.validation_mean)
-    targets = known.of(np.arange(len(data.validation)))
     newest: list[Predictions] = []  # of validation, by the weights about to be saved
 
     def evaluate(rows: Ints, training_logits: Tensor) -> dict[str, dict[str, float]]:
@@ -204,7 +205,7 @@ def _task(
         newest[:] = [Predictions.of(data.validation.ids, space, rule.logits(logits), model=context.name)]
         metrics["validation"] = dict(stream(space, validation_codes, newest[0].probabilities))
         if len(data.validation):
-            metrics["validation"]["loss"] = float(objective.validation(torch.from_numpy(logits), [targets]).loss)
+            metrics["validation"]["loss"] = mean_loss(objective.validation, logits, known)
         return metrics
 
     def save(which: Literal["best", "last"]) -> None:
@@ -233,6 +234,17 @@ def _task(
         mixed=(settings.mix and settings.mix.share) or 1.0,
         unlabelled=consistency,
     )
+
+
+def mean_loss(objective: Objective, logits: Floats, known: LabelTensors) -> float:
+    """Return the loss of logits (N, W), of a part of very many at a time: dense targets take as much memory again."""
+    rows = np.arange(len(logits))
+    blocks = np.array_split(rows, -(-logits.size // MOST_LOGITS))
+    parts = [objective(torch.from_numpy(logits[block]), [known.of(block)]) for block in blocks]
+    if len(parts) == 1:
+        return float(parts[0].loss)
+    sums, counts = (torch.stack(list(of_parts)).sum(dim=0) for of_parts in list(zip(*parts, strict=True))[1:])
+    return float(objective.mean(sums, counts))
 
 
 def _stage_names(classifier: Classifier, network: nn.Module) -> list[list[str]]:

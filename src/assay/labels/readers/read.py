@@ -291,7 +291,20 @@ def read(data: DataSettings, *, base: Path) -> Samples:
         require_learnable(source, head, codes, notes=samples.notes, in_table=data.table is not None)
     if data.audit is not None:
         samples = with_audit(samples, data.audit, audit_folder(data.audit, base=base))
-    return split(samples, val=data.split.val, test=data.split.test, seed=data.split.seed)
+    return _split(samples, data.split)
+
+
+def _split(samples: Samples, settings: SplitSettings) -> Samples:
+    """Return the samples split as the settings say, with a note where validation is less than a usual share."""
+    share = settings.share(len(samples))
+    drawn = split(samples, val=share, test=settings.test, seed=settings.seed)
+    if settings.val is not None or share == settings.share(1) or (samples.table["split"] == "val").any():
+        return drawn
+    count = int((drawn.table["split"] == "val").sum())
+    note = (
+        f"Validation is {count:,} images drawn at random, not a fifth of so many. Another share: `split: {{val: 0.2}}`."
+    )
+    return replace(drawn, notes=(*drawn.notes, note))
 
 
 def audit_folder(audit: AuditSettings, *, base: Path) -> Path:
@@ -307,7 +320,7 @@ def read_to_label(data: DataSettings, *, base: Path) -> Samples:
     if data.audit is not None:
         samples = with_audit(samples, data.audit, audit_folder(data.audit, base=base))
     if samples.labelled().any():
-        return split(samples, val=data.split.val, test=data.split.test, seed=data.split.seed)
+        return _split(samples, data.split)
     return replace(samples, table=samples.table.with_columns(split=pl.lit("train")))
 
 
