@@ -239,7 +239,7 @@ class _Members(Sequence[ImageFile]):
     def __getitem__(self, row: int | slice) -> ImageFile | Sequence[ImageFile]:
         if isinstance(row, slice):
             return [self[one] for one in range(*row.indices(len(self)))]
-        path, shard = self.paths[row], self.shard[row]
+        path, shard = str(self.paths[row]), self.shard[row]
         if shard == len(self.shards):
             return self.root / path
         return Member(self.shards[shard], path, self.offset[row], self.size[row])
@@ -268,8 +268,10 @@ def _codes(table: pl.DataFrame, head: Head) -> Codes:
     labels = table[f"label:{head.name}"]
     if head.multiclass:
         # Nulls are filled in numpy: a call to polars costs 0.3 ms, which adds up over a thousand heads.
-        positions: Codes = np.nan_to_num(_positions(labels, head).to_numpy(), nan=-1).astype(np.int64)
-        return positions
+        codes = head.unknown(len(labels))
+        for start, some in zip(range(0, len(labels), CHUNK), in_chunks(labels), strict=True):
+            codes[start : start + CHUNK] = np.nan_to_num(_positions(some, head).to_numpy(), nan=-1)
+        return codes
     codes = head.unknown(len(labels))
     codes[labels.is_not_null().to_numpy()] = 0
     for column, value in ((f"label:{head.name}", 1), (f"unknown:{head.name}", -1)):

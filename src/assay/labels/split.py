@@ -29,9 +29,7 @@ Side = Literal["train", "val", "test"]
 class SplitSettings(Settings):
     """Shares of the images that are held back. A split that came with the data is kept."""
 
-    val: float | None = Field(
-        default=None, ge=0, lt=1, description="The share of images for validation; a fifth, of 50,000 images at most."
-    )
+    val: float | None = Field(None, ge=0, lt=1, description="The share for validation; a fifth, 50,000 images at most.")
     test: float = Field(default=0.0, ge=0, lt=1, description="The share of images for the test at the very end.")
     seed: int = Field(default=0, ge=0)
     column: str | None = Field(default=None, description="The column of a table that holds train, val or test.")
@@ -58,8 +56,7 @@ def split(samples: Samples, *, val: float, test: float = 0.0, seed: int = 0) -> 
     one group stay together; unlabelled ones train, except a copy of one held back. val = 0 draws none.
     Raises DataError where nothing labelled is left to train on.
     """
-    order = samples.table["id"].arg_sort().to_numpy()  # the order of rows makes no difference
-    ordered = samples.take(order)
+    order, ordered = _by_name(samples)  # the order of rows makes no difference
     given = given_sides(ordered)
     units = _units(ordered.table)
     held = [0.0 if (given == side).any() else share for side, share in ((VAL, val), (TEST, test))]
@@ -67,7 +64,7 @@ def split(samples: Samples, *, val: float, test: float = 0.0, seed: int = 0) -> 
     back = np.argsort(order)
     names = pl.Series("split", [SIDES[side] for side in sides[back]], dtype=pl.String)
     whole = replace(samples, table=samples.table.with_columns(names))
-    if not whole.part("train").labelled().any():
+    if not (whole.labelled() & (sides[back] == TRAIN)).any():
         raise DataError(
             f"{samples.root}: no labelled image is left to train on (val and test hold all of them). "
             "Move some to train, or take the given split away."
@@ -116,12 +113,17 @@ def folds(samples: Samples, count: int, *, seed: int) -> Ints:
     Images of the same bytes or of one group share a fold; the order of rows makes no difference. Where there
     are fewer such units than folds, some folds stay empty.
     """
-    order = samples.table["id"].arg_sort().to_numpy()
-    ordered = samples.take(order)
+    order, ordered = _by_name(samples)
     units = _units(ordered.table)
     cells = _cells_of_units(_cells(ordered), units)
     drawn = stratify(cells, shares=np.full(count, 1 / count), seed=seed)[units]
     return drawn[np.argsort(order)]
+
+
+def _by_name(samples: Samples) -> tuple[Ints, Samples]:
+    """Return the order of the ids, and the samples in it: the same ones where they are, since a copy takes memory."""
+    order = samples.table["id"].arg_sort().to_numpy()
+    return order, samples if (np.diff(order) > 0).all() else samples.take(order)
 
 
 def labelled_folds(samples: Samples, count: int, *, seed: int) -> Ints:
@@ -149,8 +151,9 @@ def split_table(samples: Samples) -> pl.DataFrame:
     Shares are of the images of which it is known whether they are of the class; null where there are none. A
     multi-label head has one more row, with class null: the images without any tag.
     """
-    parts = {side: samples.part(side) for side in SIDES}
-    codes = {side: part.codes() for side, part in parts.items()}
+    sides = {side: (samples.table["split"] == side).fill_null(False).to_numpy() for side in SIDES}
+    every = samples.codes()
+    codes = {side: [of_head[inside] for of_head in every] for side, inside in sides.items()}
     tables = []
     for number, head in enumerate(samples.space):
         names = list(head.classes) if head.multiclass else [*head.classes, None]
@@ -372,7 +375,6 @@ def _cover(cells: sparse.csr_array, sides: Ints, count: int) -> None:
     """Move single units (in place) until a label is on the first side, and on the n-th if it has n units."""
     by_label = sparse.csc_array(cells)
     members = [by_label.indices[a:b] for a, b in pairwise(by_label.indptr.tolist())][:-1]
-    held = [cells.indices[a:b] for a, b in pairwise(cells.indptr.tolist())]
     sizes = cells[:, [-1]].toarray()[:, 0]
     # Units of each label on each side; the last row, of all images, is not used.
     on = np.zeros((cells.shape[1], count), dtype=np.int64)
@@ -385,12 +387,14 @@ def _cover(cells: sparse.csr_array, sides: Ints, count: int) -> None:
                 continue
             options = []
             for unit in members[label].tolist():
-                others = held[unit][held[unit] < len(members)]
+                held = cells.indices[slice(*cells.indptr[unit : unit + 2])]
+                others = held[held < len(members)]
                 alone = int((on[others, sides[unit]] == 1).sum())
                 if not (alone and sides[unit] < side):  # an earlier side never loses its only unit of a label
                     options.append((alone, int(sizes[unit]), unit))
             if options:
                 unit = min(options)[2]
-                on[held[unit], sides[unit]] -= 1
-                on[held[unit], side] += 1
+                held = cells.indices[slice(*cells.indptr[unit : unit + 2])]
+                on[held, sides[unit]] -= 1
+                on[held, side] += 1
                 sides[unit] = side

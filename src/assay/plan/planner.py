@@ -96,7 +96,7 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
         steps = [{"pseudo_label": {"keep": "confidence"}}, {"fit": again}]
         rounds = {"times": ROUNDS, "only_if_better": True, "steps": steps}
         later = [Stage(PSEUDO_LABELS, {"repeat": rounds}, ROUNDS * seconds)]
-    suspects = [_suspects(facts, speeds)] if facts.judged else []
+    suspects = [_suspects(facts, speeds)] if facts.can_judge_labels else []
     return [_probe(facts, speeds), *suspects, *fits, *later, *_rules(facts, speeds)]
 
 
@@ -115,7 +115,7 @@ def budgeted_stages(
     left -= sum(stage.seconds for stage in rules)
     first = [_probe(facts, speeds, left)] if PROBE not in done else []
     left -= sum(stage.seconds for stage in first)
-    if facts.judged and SUSPECT_LABELS not in done:
+    if facts.can_judge_labels and SUSPECT_LABELS not in done:
         judges = (_suspects(facts, speeds, by=by) for by in (None, "confident_learning"))
         suspects = [stage for stage in judges if stage.seconds < SUSPECTS * left][:1]
         first += suspects

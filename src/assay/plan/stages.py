@@ -53,7 +53,7 @@ class Facts:
         return self.labelled * (FEATURE_BYTES + 40 * self.classes)
 
     @property
-    def judged(self) -> bool:
+    def can_judge_labels(self) -> bool:
         """Whether labels can be judged: by weights that have not learnt from them, and in memory."""
         return not self.pretrained and self.judging_bytes <= JUDGING_BYTES
 

@@ -265,7 +265,7 @@ def _choice_of_steps(
         progress.line("  no labels are judged: the weights to begin with were trained on some of these images")
     metric, repairs = loaded.plan.metric is not None, loaded.plan.repairs
     facts = facts_of(samples, flip=flip, pretrained=pretrained, metric=metric, repairs=repairs, side=cache.side)
-    if not (facts.judged or pretrained):
+    if not (facts.can_judge_labels or pretrained):
         progress.line(
             f"  no labels are judged: {facts.labelled:,} images of {facts.classes:,} classes would take "
             f"{facts.judging_bytes / 1e9:,.0f} GB of memory; `assay audit --workers` judges those in shards"
