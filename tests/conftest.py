@@ -1,11 +1,16 @@
 """Small data sets that tests train on, and the browser that they open pages in."""
 
+import functools
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 import polars as pl
 import pytest
+import typer.testing
 from benchmarks.browser import CHROMIUM, Page, chromium
 from hypothesis import settings
 
@@ -23,6 +28,25 @@ def no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_are_built_once() -> Iterator[None]:
+    """The signatures of all commands are read at the first call of one, not at every one of hundreds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", functools.cache(typer.main.get_command))
+        yield
+
+
+@pytest.fixture(scope="session")
+def forks() -> ForkServerContext:
+    """New processes that begin with everything imported (`preloaded.py`): there is one server for all tests."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["preloaded"])
+    with pytest.MonkeyPatch.context() as patch:  # the server looks there alone, and passes over what is not there
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        ensure_running()
+    return context
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
 """A disk that can be filled: a file system of its own in memory, or a limit on the size of files.
 
-As a program, `python tests/small_disk.py DISK COMMANDS.json COPY WAY` gives each command again and again on a disk that
-fills up elsewhere each time, with space given back in between, until it ends well; then it copies what is there.
+As a program, `python tests/small_disk.py FOLDER ...` gives each command of FOLDER/commands.json again and again on a
+disk FOLDER/disk that fills up elsewhere each time, with space given back in between, until it ends well; then it copies
+what is there to FOLDER/copy. What was said is in FOLDER/said.json.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import typer.testing
 from PIL import Image
 from safetensors import safe_open
 from typer.testing import CliRunner
@@ -144,21 +147,27 @@ def finish(disk: Disk, command: list[str], filled: Iterator[AbstractContextManag
 
 
 def main() -> None:
-    """Fill the disk in every command; prints what was said, as JSON."""
+    """Fill the disks in every command."""
+    from assay.postponed import postpone
+
+    postpone()
     from assay import files
     from assay.run import train
 
+    typer.testing._get_command = functools.cache(typer.testing._get_command)  # it reads all signatures
     files.SPARE = -PLENTY  # or it would be refused beforehand, and never be tried
     train.baselines = lambda *given, **options: {}  # they write nothing
-    folder, commands = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
-    disk = Disk(folder)
-    ways = {"every file": at_every_file, "growing": smaller_and_larger}
-    try:
-        said = [finish(disk, command, ways[sys.argv[4]](disk)) for command in commands]
-        shutil.copytree(folder, Path(sys.argv[3]))
-    finally:
-        disk.close()
-    json.dump(said, sys.stdout)
+    for folder in map(Path, sys.argv[1:]):
+        asked = json.loads((folder / "commands.json").read_text())
+        (folder / "disk").mkdir()
+        disk = Disk(folder / "disk")
+        way = {"every file": at_every_file, "growing": smaller_and_larger}[asked["way"]]
+        try:
+            said = [finish(disk, command, way(disk)) for command in asked["commands"]]
+            shutil.copytree(disk.folder, folder / "copy")
+        finally:
+            disk.close()
+        (folder / "said.json").write_text(json.dumps(said))
 
 
 if __name__ == "__main__":

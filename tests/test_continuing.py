@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -115,7 +114,6 @@ def live(plan: Path, run: Path, kill: Kill | None, every_step: bool) -> None:
         return counted
 
     torch.set_num_threads(1)
-    os.fsync = lambda descriptor: None  # the machine goes on, the process alone does not
     devices.Machine.optimizer_step = deadly(devices.Machine.optimizer_step, "step", first=True)
     checkpoint.save_file = deadly(checkpoint.save_file, "save", first=False)
     if kill is not None and kill.at in ("look", "batch"):
@@ -124,14 +122,6 @@ def live(plan: Path, run: Path, kill: Kill | None, every_step: bool) -> None:
     loop.Checkpoint.due = lambda self: every_step
     run_module.baselines = lambda *given, **options: {}  # which other tests look at
     run_module.train(plan, run=run, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def forks() -> ForkServerContext:
-    """New processes that begin with everything imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["assay.run.train"])
-    return context
 
 
 @pytest.fixture(scope="module")

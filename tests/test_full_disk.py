@@ -27,21 +27,32 @@ steps:
 """
 
 
+NETWORKS = {
+    "every file": {"backbone": "test_efficientnet, weights: none", "more": ""},
+    "growing": {"backbone": "tf_efficientnet_lite0", "more": "track: tensorboard"},
+}
+"""How the disk fills up -> what is trained meanwhile."""
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("full") / "images", each=8)
 
 
-def filled_up(tmp_path: Path, commands: list[list[str]], way: str) -> list[list[str]]:
-    """What commands say on a disk that fills up again and again; the files of the disk are in `tmp_path`/copy."""
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "commands.json").write_text(json.dumps(commands))
-    program = [sys.executable, str(Path(__file__).with_name("small_disk.py"))]
-    given = [tmp_path / "disk", tmp_path / "commands.json", tmp_path / "copy", way]
-    done = subprocess.run([*program, *map(str, given)], check=False, capture_output=True, text=True, env=os.environ)
+@pytest.fixture(scope="module")
+def filled_up(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each way: what commands said on a disk that filled up again and again, and a copy of the disk."""
+    place = tmp_path_factory.mktemp("disks")
+    for way, network in NETWORKS.items():
+        folder = place / way
+        folder.mkdir()
+        (folder / "plan.yaml").write_text(PLAN.format(images=images, **network))
+        commands = commands_in(folder / "disk", folder / "plan.yaml", images)
+        (folder / "commands.json").write_text(json.dumps({"way": way, "commands": commands}))
+    program = [sys.executable, str(Path(__file__).with_name("small_disk.py")), *(str(place / way) for way in NETWORKS)]
+    done = subprocess.run(program, check=False, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr[-3000:]  # -7 is SIGBUS
-    said: list[list[str]] = json.loads(done.stdout)
-    return said
+    return place
 
 
 def told_of(said: list[str]) -> set[str]:
@@ -64,10 +75,11 @@ def commands_in(folder: Path, plan: Path, images: Path) -> list[list[str]]:
     return [train, ["predict", run, str(images), "--out", str(folder / "labels.zip")]]
 
 
-def require_same(found: Path, plan: Path, images: Path, tmp_path: Path) -> None:
+def require_same(folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What came of commands on a disk that filled up is what comes of them on one that does not."""
-    other = tmp_path / "other"
-    for command in commands_in(other, plan, images):
+    monkeypatch.setattr("assay.run.train.baselines", lambda *given, **options: {})  # as in `small_disk`
+    found, other = folder / "copy", folder / "other"
+    for command in commands_in(other, folder / "plan.yaml", images):
         assert CliRunner().invoke(app, command).exit_code == 0
     assert set(relative(other)) ^ set(relative(found)) == set()
     for name in ("run/model/model.safetensors", "run/splits.csv", "run/steps/02-clean_labels/suspects.csv"):
@@ -84,18 +96,20 @@ def relative(folder: Path) -> list[str]:
     ]
 
 
-def test_a_disk_that_fills_up_at_every_file_costs_nothing_that_was_written(images: Path, tmp_path: Path) -> None:
-    plan = tmp_path / "plan.yaml"
-    plan.write_text(PLAN.format(images=images, backbone="test_efficientnet, weights: none", more=""))
-    said = filled_up(tmp_path, commands_in(tmp_path / "disk", plan, images), "every file")
-    every = {path.name for path in (tmp_path / "copy").rglob("*") if path.is_file() and path.stat().st_size}
+def test_a_disk_that_fills_up_at_every_file_costs_nothing_that_was_written(
+    filled_up: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = filled_up / "every file"
+    said = json.loads((folder / "said.json").read_text())
+    every = {path.name for path in (folder / "copy").rglob("*") if path.is_file() and path.stat().st_size}
     assert not every - set.union(*map(told_of, said)) - {"hardware.json"}
-    require_same(tmp_path / "copy", plan, images, tmp_path)
+    require_same(folder, images, monkeypatch)
 
 
-def test_a_disk_that_fills_up_anywhere_while_the_default_backbone_is_trained(images: Path, tmp_path: Path) -> None:
-    plan = tmp_path / "plan.yaml"
-    plan.write_text(PLAN.format(images=images, backbone="tf_efficientnet_lite0", more="track: tensorboard"))
-    said = filled_up(tmp_path, commands_in(tmp_path / "disk", plan, images), "growing")
+def test_a_disk_that_fills_up_anywhere_while_the_default_backbone_is_trained(
+    filled_up: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = filled_up / "growing"
+    said = json.loads((folder / "said.json").read_text())
     assert {"checkpoint.safetensors", "model.safetensors"} <= set.union(*map(told_of, said))
-    require_same(tmp_path / "copy", plan, images, tmp_path)
+    require_same(folder, images, monkeypatch)

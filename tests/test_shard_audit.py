@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
@@ -225,10 +225,9 @@ def live(project: Path, folder: Path, kill: int) -> None:
     shard_audit.audit_shards(project / "shards", folder, changes=SMALL[1::2], progress=NoProgress())
 
 
-def test_killed_at_files_of_every_stage_it_ends_in_the_same_bytes(project: Path, tmp_path: Path) -> None:
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["test_shard_audit"])  # everything is imported when a process begins
-
+def test_killed_at_files_of_every_stage_it_ends_in_the_same_bytes(
+    project: Path, tmp_path: Path, forks: ForkServerContext
+) -> None:
     def ended(kill: int) -> int | None:
         process = forks.Process(target=live, args=(project, tmp_path, kill))
         process.start()

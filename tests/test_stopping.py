@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
 from datetime import datetime
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -148,23 +148,23 @@ def child(plan: Path, run: Path, at: int) -> None:
         sys.exit(ended.exit_code)
 
 
-def run_child(plan: Path, run: Path, *, at: int) -> int | None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["assay.run.train"])
-    process = context.Process(target=child, args=(plan, run, at))
+def run_child(forks: ForkServerContext, plan: Path, run: Path, *, at: int) -> int | None:
+    process = forks.Process(target=child, args=(plan, run, at))
     process.start()
     process.join()
     return process.exitcode
 
 
-def test_a_process_that_was_sent_sigterm_ends_with_0_and_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_process_that_was_sent_sigterm_ends_with_0_and_goes_on_to_the_same_weights(
+    tmp_path: Path, forks: ForkServerContext
+) -> None:
     write_images(tmp_path / "data", each=4)
     (tmp_path / "plan.yaml").write_text(PLAN.format(folder=tmp_path / "data"))
-    assert run_child(tmp_path / "plan.yaml", tmp_path / "whole", at=0) == 0
-    assert run_child(tmp_path / "plan.yaml", tmp_path / "part", at=4) == 0
+    assert run_child(forks, tmp_path / "plan.yaml", tmp_path / "whole", at=0) == 0
+    assert run_child(forks, tmp_path / "plan.yaml", tmp_path / "part", at=4) == 0
     assert not (tmp_path / "part" / "metrics.json").exists()
     assert (tmp_path / "part" / "steps" / "01-fit" / "checkpoint.safetensors").exists()
-    assert run_child(tmp_path / "plan.yaml", tmp_path / "part", at=0) == 0
+    assert run_child(forks, tmp_path / "plan.yaml", tmp_path / "part", at=0) == 0
     first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "part"))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 

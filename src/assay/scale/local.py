@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from assay.errors import AssayError
+from assay.postponed import postpone
 from assay.scale.jobs import Failure, Function, Job, at_work, attempt, killed, require_done
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
@@ -75,6 +76,7 @@ def _ended(process: BaseProcess, job: Job | None) -> AssayError:
 
 def _work(connection: Connection) -> None:
     """Do the jobs that come, until there are no more or the other process is gone."""
+    postpone()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent to all processes: the first ends this one
     os.environ.update(dict.fromkeys(THREADS, "1"))  # before the libraries are imported
     with suppress(EOFError, OSError):

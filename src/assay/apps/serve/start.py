@@ -23,6 +23,7 @@ from assay.apps.serve.requests import Limits
 from assay.apps.serving import LOCAL, listen, run_until_stopped, set_by_signals
 from assay.arrays import Doubles
 from assay.errors import AssayError, RunError
+from assay.postponed import postpone
 from assay.progress import NoProgress, Progress
 
 
@@ -114,6 +115,7 @@ def _work_in_process(
     settings: ServeSettings, listening: socket.socket, counts: Doubles, row: int, reports: SimpleQueue[str]
 ) -> None:
     """Answer requests in a process that was started for it."""
+    postpone()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the first process ends the others
     metrics = Metrics(np.frombuffer(counts, np.float64).reshape(-1, len(SERIES)), row)
     try:
