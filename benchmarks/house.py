@@ -19,7 +19,7 @@ FOLDERS = (
     *("run", "experiments", "scale", "export", "report", "apps", "commands"),
 )
 """The folders in the order in which data flows: each imports from itself and from those before it."""
-SHARED = ("errors", "files", "arrays", "messages", "settings", "progress")
+SHARED = ("errors", "files", "arrays", "messages", "settings", "progress", "postponed")
 """Root modules that every folder may import."""
 SMALL = 60  # lines
 AVOIDED = (

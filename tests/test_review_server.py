@@ -306,7 +306,6 @@ def test_on_a_full_disk_the_decision_is_not_stored_and_can_be_made_again(
 
 CRASH = """
 import contextlib, pathlib, sys
-from assay.apps.review import views
 from assay.apps.review.decisions import Decision, Decisions
 from assay.labels.readers.read import DataSettings, read, read_to_label
 from assay.labels.samples import Samples
