@@ -5,14 +5,18 @@
 The upper stages are trained on `--images` images with wrong labels. After each epoch they answer held-out images. Of
 `eurosat`, 40 times a quarter of these validates, with as many labels flipped as in training, and the others score.
 Of `cifar10n`, images of the training folder validate by their labels by people, and those of the test folder score.
+Label Wave needs no validation: it counts the training images whose predicted class an epoch changed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from assay.arrays import Bools, Ints, Reals
 from assay.labels.readers.read import DataSettings, read
@@ -20,6 +24,8 @@ from assay.labels.samples import Samples
 from assay.predictions.predict import Predictions
 from assay.run.train import train
 from assay.steps import fit as fit_step
+from assay.steps.trainable import Trainable, trainable
+from assay.training.sources import StoredSource
 from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed
 from benchmarks.trainings import compare
 from benchmarks.upper_fits import HELD, held_half, write_plan
@@ -47,14 +53,15 @@ def measure(options: Options, case: tuple[str, float | None, bool], seed: int) -
     repairs = [{"clean_labels": {"size": options.size, "action": {"soft": "wrong"}}}] if repaired else []
     flips = "horizontal" if share is None else "both"
     write_plan(options, folder, samples, share=share or 0.0, seed=seed, repairs=repairs, flips=flips)
-    ids, epochs = answers(folder)
+    ids, epochs, predicted = answers(folder)
     validation = samples.part("val")
     rows = {image: row for row, image in enumerate(ids)}
     probabilities = epochs[:, [rows[image] for image in validation.ids]]
     codes = validation.codes()[0]
-    np.savez(folder / f"answers-{share}-{repaired}-{seed}.npz", probabilities=probabilities, codes=codes)
+    kept = {"probabilities": probabilities, "codes": codes, "predicted": predicted}
+    np.savez(folder / f"answers-{share}-{repaired}-{seed}.npz", **kept)  # type: ignore[arg-type]
     scores = np.array(["test/" in image for image in validation.ids]) if share is None else None
-    return choices(probabilities, codes, share or 0.0, scores)
+    return choices(probabilities, codes, share or 0.0, scores, (predicted[1:] != predicted[:-1]).sum(axis=1))
 
 
 def cifar10n(options: Options, folder: Path, seed: int) -> Samples:
@@ -77,9 +84,14 @@ def cifar10n(options: Options, folder: Path, seed: int) -> Samples:
     return read(DataSettings.model_validate({**source, "split": {"column": "split"}}), base=folder)
 
 
-def answers(folder: Path) -> tuple[Sequence[str], Reals]:
-    """Train by the plan in a folder; return validation images, and their probabilities (E, N, K) after each epoch."""
+def answers(folder: Path) -> tuple[Sequence[str], Reals, Ints]:
+    """Train by the plan in a folder; return what the model of each epoch predicts.
+
+    These are the validation images, their probabilities (E, N, K), and the classes (E, M) of the training images.
+    """
     epochs: list[Predictions] = []
+    parts: list[Trainable] = []
+    predicted: list[Ints] = []
 
     class Kept(Predictions):
         """Predictions of every epoch: a fit keeps those of one."""
@@ -87,16 +99,39 @@ def answers(folder: Path) -> tuple[Sequence[str], Reals]:
         @classmethod
         def of(cls, *given: Any, **settings: Any) -> Predictions:  # type: ignore[override]
             epochs.append(Predictions.of(*given, **settings))
+            predicted.append(classes_of(parts[-1]))
             return epochs[-1]
 
-    fit_step.Predictions = Kept  # type: ignore[misc]
+    @contextmanager
+    def kept(*given: Any) -> Iterator[Trainable]:
+        with trainable(*given) as part:
+            parts.append(part)
+            yield part
+
+    fit_step.Predictions, fit_step.trainable = Kept, kept  # type: ignore[misc,assignment]
     train(folder / "plan.yaml", run=folder / "run", device="cpu")  # in one folder, whose cache the plans share
-    fit_step.Predictions = Predictions  # type: ignore[misc]
-    return epochs[0].ids, np.stack([one.probabilities for one in epochs])
+    fit_step.Predictions, fit_step.trainable = Predictions, trainable  # type: ignore[misc]
+    return epochs[0].ids, np.stack([one.probabilities for one in epochs]), np.stack(predicted)
 
 
-def choices(probabilities: Reals, codes: Ints, share: float, scores: Bools | None) -> Record:
-    """Return by criterion how often each image that scores is named rightly, and the mean epoch, over draws."""
+def classes_of(part: Trainable) -> Ints:
+    """Return the predicted class (M,) of each training image by its plain view."""
+    assert isinstance(part.source, StoredSource)
+    plain = part.source.views[0]
+    part.network.eval()
+    with torch.inference_mode():
+        blocks = [
+            part.network(torch.from_numpy(plain[rows].astype(np.float32))).argmax(dim=1).numpy()
+            for rows in np.array_split(np.arange(len(plain)), -(-len(plain) // 100))
+        ]
+    return np.concatenate(blocks)
+
+
+def choices(probabilities: Reals, codes: Ints, share: float, scores: Bools | None, changes: Ints) -> Record:
+    """Return by criterion how often each image that scores is named rightly, and the mean epoch, over draws.
+
+    `changes` (E - 1,) is how many training images are predicted otherwise than after the epoch before.
+    """
     draw, size, n = np.random.default_rng(0), probabilities.shape[2], len(codes)
     named = probabilities.argmax(axis=2) == codes  # (E, N)
     counted, right = np.zeros(n), {name: np.zeros(n) for name in CRITERIA}
@@ -109,12 +144,13 @@ def choices(probabilities: Reals, codes: Ints, share: float, scores: Bools | Non
         given = np.where(draw.random(n) < share, (codes + draw.integers(1, size, n)) % size, codes)
         counted += ~validates
         for name, criterion in CRITERIA.items():
-            epoch = criterion(probabilities[:, validates], given[validates])
+            epoch = criterion(probabilities[:, validates], given[validates], changes)
             taken[name].append(epoch + 1)
             right[name] += np.where(validates, 0, named[epoch])
     rows = np.flatnonzero(counted)
     return {
         "by epoch": named[:, rows].mean(axis=1).round(4).tolist(),
+        "changes": changes.tolist(),
         "right": {name: (values[rows] / counted[rows]).round(4).tolist() for name, values in right.items()},
         "epoch": {name: float(np.mean(values)) for name, values in taken.items()},
     }
@@ -130,15 +166,28 @@ def agreement(probabilities: Reals, given: Ints) -> Reals:
     return np.asarray((probabilities.argmax(axis=2) == given).mean(axis=1))
 
 
-CRITERIA: Mapping[str, Callable[[Reals, Ints], int]] = {
-    LAST: lambda probabilities, given: len(probabilities) - 1,
-    "loss": lambda probabilities, given: int(np.log(of_given(probabilities, given)).mean(axis=1).argmax()),
-    "accuracy, the first of equal ones": lambda probabilities, given: int(agreement(probabilities, given).argmax()),
-    "accuracy, the last of equal ones": lambda probabilities, given: (
+def label_wave(probabilities: Reals, given: Ints, changes: Ints, *, mean_of: int) -> int:
+    """Return the epoch of the first local minimum of the changes, each the mean of `mean_of` epochs; else the last.
+
+    Label Wave (Yuan, Feng & Liu 2024, "Early stopping against label noise without validation data").
+    """
+    means = np.convolve(changes, np.full(mean_of, 1 / mean_of), "valid")
+    rises = np.flatnonzero(np.diff(means) > 0)
+    return int(rises[0]) + mean_of if len(rises) else len(probabilities) - 1
+
+
+CRITERIA: Mapping[str, Callable[[Reals, Ints, Ints], int]] = {
+    LAST: lambda probabilities, given, changes: len(probabilities) - 1,
+    "loss": lambda probabilities, given, changes: int(np.log(of_given(probabilities, given)).mean(axis=1).argmax()),
+    "accuracy, the first of equal ones": lambda probabilities, given, changes: int(
+        agreement(probabilities, given).argmax()
+    ),
+    "accuracy, the last of equal ones": lambda probabilities, given, changes: (
         len(probabilities) - 1 - int(agreement(probabilities, given)[::-1].argmax())
     ),
+    **{f"Label Wave, means of {count}": partial(label_wave, mean_of=count) for count in (2, 3)},
 }
-"""Criterion -> the epoch by probabilities (E, N, K) of validation images and their given labels."""
+"""Criterion -> the epoch by probabilities (E, N, K) of validation images, their given labels, and changes (E - 1,)."""
 
 
 def lines(options: Options, records: Sequence[Record]) -> list[str]:
