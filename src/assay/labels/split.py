@@ -307,8 +307,8 @@ def _deal(cells: sparse.csr_array, shares: Doubles, generator: np.random.Generat
     order = np.lexsort((generator.permutation(units), kind))
     rank = np.empty(units, dtype=np.int64)  # of a unit among those alike
     rank[order] = np.arange(units) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    ends = np.cumsum(np.floor(np.outer(sizes, shares) + 1e-9), axis=1)[kind]  # (U, S)
-    sides = (rank[:, None] >= ends).sum(axis=1)
+    ends = np.cumsum(np.floor(np.outer(sizes, shares) + 1e-9), axis=1)  # (kinds, S)
+    sides = sum(rank >= of_side[kind] for of_side in ends.T)  # one side at a time: (U, S) may take a gigabyte
     return np.where(sides == len(shares), -1, sides).astype(np.int64)
 
 
