@@ -16,7 +16,7 @@ from assay.experiments.variants import variants
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.plan.defaults import MIN_IMAGES, about_unlabelled, choose_flips, facts_of
+from assay.plan.defaults import MIN_IMAGES, about_size, about_unlabelled, choose_flips, facts_of
 from assay.plan.metric import by_metric
 from assay.plan.plan import parse
 from assay.plan.planner import REPAIR, default_stages
@@ -173,3 +173,10 @@ def test_steps_that_documents_change_by_number_are_those_of_the_default_plan(pag
     named = re.findall(r"steps\.(\d+)\.(\w+)\.epochs=4", text)
     assert named
     assert all(kinds[int(number)] == kind for number, kind in named)
+
+
+def test_what_very_many_images_leave_out_is_said_with_its_number() -> None:
+    judging, probing = about_size(Facts(labelled=950_000, unlabelled=0, validation=50_000, classes=1_000))
+    assert "950,000 images of 1,000 classes would take 48 GB" in judging
+    assert "about 66,137 of 950,000 images" in probing
+    assert not [*about_size(Facts(labelled=100_000, unlabelled=0, validation=20_000, classes=10))]

@@ -28,19 +28,19 @@ from assay.labels.samples import Samples
 from assay.labels.subset import partly_unknown, without
 from assay.models.classifier import build_classifier, require_size
 from assay.models.layers import Layer, layers
-from assay.plan.defaults import LOOKED_AT
+from assay.plan.defaults import LOOKED_AT, about_size
 from assay.plan.plan import LoadedPlan, Plan
 from assay.plan.stages import DEFAULT_SIZE
 from assay.predictions.image_rows import BATCH
 from assay.predictions.inference import seconds_an_image
-from assay.progress import NoProgress, Progress
+from assay.progress import NoProgress, Progress, stage
 from assay.run.environment import lock
 from assay.run.prepare import prepare_run
 from assay.steps import STEPS, check_steps
 from assay.steps.base import Context, State, StepList, StepPlan
 from assay.steps.ensemble import EnsembleSettings
 from assay.steps.ensemble_members import first_input_size
-from assay.steps.fit import fit_config, prepared_fit
+from assay.steps.fit import fit_config, narrowed, prepared_fit
 from assay.steps.fit_settings import FitSettings, sampling_plan
 from assay.steps.probe import ProbeSettings
 from assay.steps.pseudo_label import predicted_images
@@ -150,9 +150,12 @@ def dry_run(
 
     with tempfile.TemporaryDirectory(prefix="assay-plan-") as scratch:
         about: dict[str, Any] = {"together": SingleProcess(), "device": pick_device(device), "progress": NoProgress()}
-        begun = prepare_run(loaded, Path(scratch), prepared=sample, **about)
+        with stage(progress, "reading images"):
+            begun = prepare_run(loaded, Path(scratch), prepared=sample, **about)
         decoding = (time.perf_counter() - read_at[-1]) * len(begun.samples) / len(begun.prepared)
         plan, context = begun.plan, begun.context
+        for line in about_size(begun.choice.facts) if begun.choice is not None else ():
+            progress.line(line)
         progress.line(f"timing a step of every network for {len(begun.samples):,} images")
         size, resize = first_input_size(plan.steps, context.base) or DEFAULT
         estimator = _Estimator(begun.samples, f"{size} {resize}", decoding, memory)
@@ -269,7 +272,7 @@ class _Estimator:
     def _fit(self, estimate: StepEstimate, settings: FitSettings, state: State, context: Context) -> StepEstimate:
         """A fit: its epochs at the pace of one optimiser step, and validation, or features, of every image."""
         unreadable, samples = len(self.unreadable), without(state.samples, self.unreadable)
-        train, validation = labelled_parts(samples)
+        train, validation = map(narrowed, labelled_parts(samples))
         unknown = None if settings.unlabelled is None else partly_unknown(samples.part("train"))
         config = fit_config(settings, train, context)
         balance = sampling_plan(settings, train, seed=config.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -51,6 +51,17 @@ def _validates(samples: Samples) -> bool:
     """Return whether validation has labels of every head."""
     validation = samples.part("val")
     return all(head.known(codes).any() for head, _, codes in samples.space.each(validation.codes()))
+
+
+def about_size(facts: Facts) -> Iterator[str]:
+    """Yield what the steps leave out because there are very many images, and how many these are."""
+    if not (facts.can_judge_labels or facts.pretrained):
+        yield (
+            f"no labels are judged: {facts.labelled:,} images of {facts.classes:,} classes would take "
+            f"{facts.judging_bytes / 1e9:,.0f} GB of memory; `assay audit --workers` judges those in shards"
+        )
+    if facts.probed < facts.labelled:
+        yield f"the probe learns from about {facts.probed:,} of {facts.labelled:,} images, drawn by class"
 
 
 def about_unlabelled(facts: Facts) -> str | None:

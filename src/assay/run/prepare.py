@@ -28,7 +28,7 @@ from assay.labels.space import LabelSpace
 from assay.labels.subset import without
 from assay.models.classifier import AUTO
 from assay.models.trained_model import count_trained_on
-from assay.plan.defaults import LOOKED_AT, about_unlabelled, choose_flips, facts_of
+from assay.plan.defaults import LOOKED_AT, about_size, about_unlabelled, choose_flips, facts_of
 from assay.plan.metric import by_metric, require_defined
 from assay.plan.plan import LoadedPlan, Plan, anchored, complete, with_backbone, with_features
 from assay.plan.planner import budgeted_stages, default_stages
@@ -265,13 +265,8 @@ def _choice_of_steps(
         progress.line("  no labels are judged: the weights to begin with were trained on some of these images")
     metric, repairs = loaded.plan.metric is not None, loaded.plan.repairs
     facts = facts_of(samples, flip=flip, pretrained=pretrained, metric=metric, repairs=repairs, side=cache.side)
-    if not (facts.can_judge_labels or pretrained):
-        progress.line(
-            f"  no labels are judged: {facts.labelled:,} images of {facts.classes:,} classes would take "
-            f"{facts.judging_bytes / 1e9:,.0f} GB of memory; `assay audit --workers` judges those in shards"
-        )
-    if facts.probed < facts.labelled:
-        progress.line(f"  the probe learns from about {facts.probed:,} of {facts.labelled:,} images, drawn by class")
+    for line in about_size(facts):
+        progress.line(f"  {line}")
     if (unlabelled := about_unlabelled(facts)) is not None:
         progress.line(f"  {unlabelled}")
 

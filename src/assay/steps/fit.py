@@ -106,7 +106,7 @@ def prepared_fit(settings: FitSettings, state: State, context: Context) -> Itera
     """Give all that `loop.fit` takes, for the time of the block. Raises AssayError for what the user can mend."""
     train, validation = labelled_parts(state.samples)
     hashes = training_hashes(train.hash_names)
-    train, validation = _narrow(train), _narrow(validation)
+    train, validation = narrowed(train), narrowed(validation)
     limit = None
     if settings.seconds is not None:  # from here on: preparing the network and its images takes time too
         limit = TimeLimit(time.monotonic() + settings.seconds, len(validation), context.time_left)
@@ -129,7 +129,7 @@ def prepared_fit(settings: FitSettings, state: State, context: Context) -> Itera
         yield PreparedFit(task, config, Machine(context.processes, part.hardware), data, network, part)
 
 
-def _narrow(samples: Samples) -> Samples:
+def narrowed(samples: Samples) -> Samples:
     """Return the samples without the columns of text that a fit does not read: of a million images they take 200 MB."""
     unread = {"path", "split", "group", "hash", *(f"origin:{head.name}" for head in samples.space)}
     return replace(samples, table=samples.table.drop(unread))
