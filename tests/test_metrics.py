@@ -362,3 +362,18 @@ def test_ten_thousand_images_are_scored_at_once() -> None:
     start = time.process_time()
     dict(stream(LabelSpace((head,)), [codes], probabilities))
     assert time.process_time() - start < 0.5  # some 10 ms; the bound only catches a loop over images
+
+
+def test_many_images_are_scored_in_blocks_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = LabelSpace((Head("kind", tuple("abcdefgh")), Head("tags", ("x", "y"), "multilabel")))
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(50, 10)).astype(np.float32)
+    codes = [generator.integers(-1, 8, 50), generator.integers(-1, 2, (50, 2))]
+
+    def scored() -> tuple[bytes, object]:
+        probabilities = probabilities_of(space, logits)
+        return probabilities.tobytes(), to_json(score(space, codes, probabilities))
+
+    whole = scored()
+    monkeypatch.setattr("assay.metrics.tallies.BLOCK", 30)
+    assert scored() == whole

@@ -19,7 +19,7 @@ from assay.errors import PlanError, TrainingError
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.metrics import intervals
 from assay.metrics.intervals import Estimate, Metric, mean, metric, wilson_each
-from assay.metrics.tallies import Group, Tally, confusion, f1, groups, multiclass, multilabel, ratio
+from assay.metrics.tallies import Group, Tally, confusion, f1, groups, multiclass, multilabel, ratio, row_blocks
 
 Thresholds = float | Reals
 """A number, (W,) or (N, W); the columns of multi-class heads are not read."""
@@ -176,13 +176,14 @@ def metrics_of(head: Head, codes: Codes, probabilities: Reals, *, thresholds: Th
 def probabilities_of(space: LabelSpace, logits: Reals) -> Floats:
     """Return softmax over the columns of each multi-class head, sigmoid over those of the others; both (N, width)."""
     result = np.empty(logits.shape, dtype=np.float32)
-    for head, columns in space.each():
-        exact = logits[:, columns].astype(np.float64)
-        if head.multiclass:
-            powers = np.exp(exact - exact.max(axis=1, keepdims=True))
-            result[:, columns] = powers / powers.sum(axis=1, keepdims=True)
-        else:
-            result[:, columns] = 0.5 * (1 + np.tanh(0.5 * exact))  # the sigmoid, without overflow
+    for rows in row_blocks(logits):
+        for head, columns in space.each():
+            exact = logits[rows, columns].astype(np.float64)
+            if head.multiclass:
+                powers = np.exp(exact - exact.max(axis=1, keepdims=True))
+                result[rows, columns] = powers / powers.sum(axis=1, keepdims=True)
+            else:
+                result[rows, columns] = 0.5 * (1 + np.tanh(0.5 * exact))  # the sigmoid, without overflow
     return result
 
 

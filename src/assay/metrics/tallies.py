@@ -7,7 +7,7 @@ comes from rankings (average precision) or from bins of confidence (calibration 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -31,6 +31,7 @@ from assay.metrics.estimates import (
 from assay.metrics.intervals import Estimate
 
 TOP = 5
+BLOCK = 1 << 22  # numbers of a block of rows: what is computed of it takes 32 MB at a time
 
 
 def f1(hits: Reals, predicted: Reals, support: Reals) -> Reals:
@@ -173,8 +174,13 @@ def multiclass(head: Head, codes: Codes, probabilities: Reals) -> Tally:
     truth, rows = codes[images], probabilities[images]
     predicted = rows.argmax(axis=1)
     likelihood = rows[np.arange(len(rows)), truth]
-    level = (rows == likelihood[:, None]) & (np.arange(size) < truth[:, None])
-    ahead = ((rows > likelihood[:, None]) | level).sum(axis=1)
+    ahead, variance = np.empty(len(rows), np.int64), np.empty(len(rows), rows.dtype)
+    for block in row_blocks(rows):
+        some, true = rows[block], likelihood[block, None]
+        ahead[block] = ((some > true) | ((some == true) & (np.arange(size) < truth[block, None]))).sum(axis=1)
+        # in the precision of the probabilities: with a thousand classes this is most of the work
+        logs = np.log(np.maximum(some, np.finfo(np.float32).eps))
+        variance[block] = (some * logs**2).sum(axis=1) - (some * logs).sum(axis=1) ** 2
     hit = predicted == truth
     count, whole, ones = len(codes), np.zeros(len(images), dtype=np.int64), np.ones(len(images))
     sums = {
@@ -185,10 +191,7 @@ def multiclass(head: Head, codes: Codes, probabilities: Reals) -> Tally:
         "loss": _rows(whole, images, -np.log(_clipped(likelihood)), (1, count)),
         "known": _rows(whole, images, ones, (1, count)),
     }
-    # in the precision of the probabilities: with a thousand classes this is most of the work
-    logs = np.log(np.maximum(rows, np.finfo(np.float32).eps))
-    first, second = rows * logs, rows * logs**2
-    expected = float((second.sum(axis=1) - first.sum(axis=1) ** 2).sum(dtype=np.float64))
+    expected = float(variance.sum(dtype=np.float64))
     return Tally(head, len(images), sums, {}, expected, rows.max(axis=1), hit, _digest(truth, rows))
 
 
@@ -226,6 +229,12 @@ def multilabel(head: Head, codes: Codes, probabilities: Reals, cuts: Reals) -> T
     )
 
 
+def row_blocks(cells: Reals) -> Iterator[slice]:
+    """Yield slices of the rows (N, K) for what is computed row by row, so that no more than a block is held of it."""
+    step = max(1, BLOCK // max(cells.shape[1], 1))
+    return (slice(first, first + step) for first in range(0, len(cells), step))
+
+
 def ratio(over: Reals, under: Reals, *, otherwise: float = np.nan) -> Reals:
     """Return `over / under`, and `otherwise` where `under` is 0."""
     result = np.full(np.broadcast_shapes(over.shape, under.shape), otherwise, dtype=np.float64)
@@ -249,7 +258,7 @@ def _summed(rows: Rows) -> Rows:
 def _digest(*arrays: npt.NDArray[np.generic]) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.digest()
 
 
