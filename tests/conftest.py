@@ -38,6 +38,14 @@ def commands_are_built_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def baselines_learn_briefly() -> Iterator[None]:
+    """Forty epochs of a linear model are a fifth of a small run; test_baselines.py has them all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("assay.predictions.baselines.IMAGES_TRAINED_ON", 300)
+        yield
+
+
 @pytest.fixture(scope="session")
 def forks() -> ForkServerContext:
     """New processes that begin with everything imported (`preloaded.py`): there is one server for all tests."""

@@ -150,6 +150,12 @@ def test_given_splits_are_kept() -> None:
     assert sides(made) == [*given[:6], "train", "train"]
 
 
+def test_given_splits_are_kept_in_any_order_of_rows() -> None:
+    rows = [{"id": str(n), "kind": "ab"[n % 2], "split": "val" if n < 4 else "train"} for n in (9, 1, 8, 0, 5, 3, 4, 2)]
+    made = split(make_samples(rows, Head("kind", ("a", "b"))), val=0.5)
+    assert sides(made) == [row["split"] for row in rows]
+
+
 def test_validation_comes_off_a_given_train() -> None:
     given = ["train"] * 40 + ["test"] * 10 + [None] * 5
     data = samples(list("ab") * 25 + [None] * 5, split=given)

@@ -172,8 +172,8 @@ def fit_pixels(space: LabelSpace, codes: Sequence[Codes], pixels: Pixels, *, see
     least one epoch and at most 40. 4,000 images of 128 x 128 pixels take about 4 seconds.
     """
     count, features = pixels.shape
-    mean = pixels.mean(axis=0, dtype=np.float64).astype(np.float32) / 255
-    layer = torch.nn.Linear(features, space.width)
+    mean = pixels.mean(axis=0, dtype=np.float64).astype(np.float32)
+    shift, layer = torch.from_numpy(mean), torch.nn.Linear(features, space.width)
     torch.nn.init.zeros_(layer.weight)
     torch.nn.init.zeros_(layer.bias)
     optimizer = torch.optim.Adam(layer.parameters(), lr=10 / features)
@@ -181,7 +181,7 @@ def fit_pixels(space: LabelSpace, codes: Sequence[Codes], pixels: Pixels, *, see
     random = np.random.default_rng(seed)
     for _ in range(min(40, max(1, IMAGES_TRAINED_ON // max(1, count)))):
         for rows in np.split(random.permutation(count), range(BATCH, count, BATCH)):
-            logits = layer(torch.from_numpy(pixels[rows].astype(np.float32) / 255 - mean))
+            logits = layer(torch.from_numpy(pixels[rows]).float().sub_(shift).div_(255))  # in place: far faster
             losses = [
                 _mean_loss(head, logits[:, columns], known[rows])
                 for (head, columns), known in zip(space.each(), targets, strict=True)
@@ -190,7 +190,7 @@ def fit_pixels(space: LabelSpace, codes: Sequence[Codes], pixels: Pixels, *, see
             torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     weights = layer.weight.detach().numpy()
-    return Linear(weights, layer.bias.detach().numpy() - weights @ mean, {})
+    return Linear(weights, layer.bias.detach().numpy() - weights @ mean / 255, {})
 
 
 def _mean_loss(head: Head, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
