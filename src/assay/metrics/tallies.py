@@ -171,7 +171,7 @@ def multiclass(head: Head, codes: Codes, probabilities: Reals) -> Tally:
     Among equal probabilities the earlier class comes first, as in the prediction itself.
     """
     size, images = head.size, np.flatnonzero(codes >= 0)
-    truth, rows = codes[images], probabilities[images]
+    truth, rows = codes[images], probabilities if len(images) == len(codes) else probabilities[images]
     predicted = rows.argmax(axis=1)
     likelihood = rows[np.arange(len(rows)), truth]
     ahead, variance = np.empty(len(rows), np.int64), np.empty(len(rows), rows.dtype)

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from assay.arrays import Floats
+from assay.arrays import Bools, Floats
 from assay.files import whole
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
@@ -154,7 +154,9 @@ def score_predictions(
     predictions: Predictions, samples: Samples, *, trained: Samples | None = None
 ) -> dict[str, HeadScore]:
     """Return the same with the estimates that differences of metrics are computed from."""
-    readable = np.array([name not in predictions.unreadable for name in predictions.ids], dtype=bool)
+    readable: Bools | slice = slice(None)  # no copy where these are all
+    if predictions.unreadable:
+        readable = np.array([name not in predictions.unreadable for name in predictions.ids], dtype=bool)
     codes = [known[readable] for known in samples.codes()]
     thresholds = predictions.thresholds if predictions.thresholds.ndim == 1 else predictions.thresholds[readable]
     counts = None if trained is None else [trained.counts(head) for head in samples.space]
