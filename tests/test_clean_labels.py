@@ -401,6 +401,31 @@ def test_upper_stages_fine_tuned_on_shared_activations_judge_in_rounds(carry: Ca
     assert len({path.stem for path in run.folder.rglob("*activations*/*")}) <= 6  # views, shared by all folds
 
 
+def test_a_second_round_judges_what_the_first_left_and_goes_on_after_a_kill(
+    carry: Carry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = f"repeat: {{times: 2, steps: [{CLEAN.replace('}', ', action: drop}')}, {PROBE}]}}"
+    run = carry(step, run="whole")
+    rounds = ["01-repeat/round-1/01-clean_labels", "01-repeat/round-2/01-clean_labels"]
+    judged = [details(run, name)["heads"]["colour"] for name in rounds]
+    assert judged[1]["n"] == judged[0]["n"] - judged[0]["edits"] < 72
+    real, calls = clean_labels._show, []
+
+    def killed(*given: Any) -> None:
+        calls.append(real(*given))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(clean_labels, "_show", killed)
+    with pytest.raises(KeyboardInterrupt):
+        carry(step, run="killed")
+    monkeypatch.setattr(clean_labels, "_show", real)
+    again = carry(step, run="killed")
+    names = ["model/model.safetensors", *(f"steps/{name}/suspects.csv" for name in rounds)]
+    assert all((again.folder / name).read_bytes() == (run.folder / name).read_bytes() for name in names)
+    assert labels_of(again) == labels_of(run)
+
+
 def test_soft_labels_reach_the_fit_and_a_chance_judge_changes_none(carry: Carry, monkeypatch: Any) -> None:
     seen: list[Any] = []
     real = fit_step.soft_targets
