@@ -20,6 +20,14 @@ from assay.labels.space import Head, LabelSpace
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 
 
+SMALL = "test_efficientnet"
+
+
+def small_model(model: str) -> str:
+    """Return the settings of a model, as YAML, with a network that is small, and untrained where they are empty."""
+    return f"{{backbone: {SMALL}, weights: none}}" if model == "{}" else model.replace("{", f"{{backbone: {SMALL}, ", 1)
+
+
 def write_images(folder: Path, *, each: int, side: int = 32, seed: int = 0) -> Path:
     """Write noisy images of three colours, in a folder for each colour."""
     generator = np.random.default_rng(seed)

@@ -20,7 +20,7 @@ from assay.labels.samples import Samples
 from assay.models.trained_model import count_trained_on, read_learnt_hashes, read_training_hashes
 from assay.progress import Lines
 from conftest import draw_nothing
-from factories import COLOURS, write_images
+from factories import COLOURS, small_model, write_images
 
 pytestmark = pytest.mark.usefixtures("plain_runs")
 PROBE = "probe: {size: 32}"
@@ -42,7 +42,7 @@ def write_table(path: Path, parts: dict[str, list[str]]) -> None:
 def train(root: Path, *steps: str, run: str, data: str, model: str = "{}") -> tuple[assay.Run, list[str]]:
     """Carry out a plan in `root`; return the run and the lines that it printed."""
     (root / f"{run}.yaml").write_text(
-        f"data: {{{data}}}\nmodel: {model}\nhardware: {{precision: fp32, layout: contiguous}}\n"
+        f"data: {{{data}}}\nmodel: {small_model(model)}\nhardware: {{precision: fp32, layout: contiguous}}\n"
         f"steps: [{', '.join(f'{{{step}}}' for step in steps)}]\n"
     )
     progress = Lines()
@@ -88,7 +88,7 @@ LATER = "table: later.csv, root: images, split: {column: split}"
         (f"ensemble: {{members: [{{run: runs/probed}}, {{steps: [{{{PROBE}}}]}}]}}", "{}"),
         (
             f"ensemble: {{members: [{{steps: [{{{PROBE}}}]}}, "
-            f"{{model: {{weights: copy.safetensors}}, steps: [{{{PROBE}}}]}}]}}",
+            f"{{model: {small_model('{weights: copy.safetensors}')}, steps: [{{{PROBE}}}]}}]}}",
             "{}",
         ),
     ],
@@ -149,7 +149,7 @@ def test_the_same_split_loses_nothing_however_often_it_goes_on(root: Path) -> No
 
 def test_too_few_that_are_left_are_refused_with_the_way_out(root: Path) -> None:
     (root / "other.yaml").write_text(
-        f"data: {{folder: images, split: {{val: 0.25, seed: 1}}}}\nsteps: [{{{FROZEN}}}]\n"
+        f"data: {{folder: images, split: {{val: 0.25, seed: 1}}}}\nmodel: {small_model('{}')}\nsteps: [{{{FROZEN}}}]\n"
     )
     done = CliRunner().invoke(cli.app, ["train", str(root / "other.yaml"), "--run", str(root / "runs/other")])
     assert done.exit_code == 2

@@ -20,15 +20,13 @@ import assay
 from assay.errors import PlanError
 from assay.labels.readers.read import DataSettings
 from assay.models.backbones import build_backbone
-from assay.models.weights import load_pretrained
 from assay.plan.plan import Plan
 from assay.progress import Lines
 from assay.settings import Settings, Source
 from assay.steps import STEPS
 from conftest import draw_nothing
-from factories import write_images
+from factories import SMALL, small_model, write_images
 
-BACKBONE = "tf_efficientnet_lite0"
 FP32 = "{precision: fp32, layout: contiguous}"
 PROBE = "probe: {size: 32}"
 FROZEN = "fit: {size: 32, epochs: 1, freeze: backbone, start: earlier}"
@@ -43,9 +41,9 @@ class Folder:
 
     def train(self, *steps: str, run: str = "run", model: str = "{}", hardware: str | None = FP32) -> dict[str, Any]:
         """Write a plan, carry it out and return the metrics."""
-        pinned = f"hardware: {hardware}\n" if hardware else ""
+        pinned = f"model: {small_model(model)}\n" + (f"hardware: {hardware}\n" if hardware else "")
         (self.path / "plan.yaml").write_text(
-            f"data: {{folder: {self.path / 'images'}, split: {{val: 0.25, test: 0.25}}}}\nmodel: {model}\n{pinned}"
+            f"data: {{folder: {self.path / 'images'}, split: {{val: 0.25, test: 0.25}}}}\n{pinned}"
             f"steps: [{', '.join(f'{{{step}}}' for step in steps)}]\n"
         )
         progress = Lines()
@@ -81,21 +79,13 @@ def folder(two_runs: Path, tmp_path: Path, plain_runs: None) -> Folder:
     return Folder(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def published() -> dict[str, torch.Tensor]:
-    """The tensors of the default backbone."""
-    backbone = build_backbone(BACKBONE, size=32, options={})
-    load_pretrained(backbone, BACKBONE)
-    found: dict[str, torch.Tensor] = backbone.state_dict()
-    return found
-
-
-def test_a_weights_file_that_is_overwritten_runs_again(folder: Folder, published: dict[str, torch.Tensor]) -> None:
+def test_a_weights_file_that_is_overwritten_runs_again(folder: Folder) -> None:
     file = folder.path / "weights.safetensors"
-    save_file(published, file)
+    tensors = build_backbone(SMALL, size=32).state_dict()
+    save_file(tensors, file)
     before = folder.train(PROBE, model="{weights: weights.safetensors}")
     stat = file.stat()
-    changed = {name: tensor * 1.5 if name == "conv_stem.weight" else tensor for name, tensor in published.items()}
+    changed = {name: tensor * 1.5 if name == "conv_stem.weight" else tensor for name, tensor in tensors.items()}
     save_file(changed, file)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # neither its size nor its time tells
     after = folder.train(PROBE, model="{weights: weights.safetensors}")
@@ -117,7 +107,11 @@ def test_a_weights_file_that_is_overwritten_runs_again(folder: Folder, published
         (FROZEN, "{}"),
         (f"repeat: {{times: 1, steps: [{{{FROZEN}}}]}}", "{}"),
         ("ensemble: {members: [{run: earlier}, {run: other}]}", "{}"),
-        (f"ensemble: {{members: [{{run: earlier}}, {{model: {{init_from: other}}, steps: [{{{PROBE}}}]}}]}}", "{}"),
+        (
+            "ensemble: {members: [{run: earlier}, "
+            f"{{model: {small_model('{init_from: other}')}, steps: [{{{PROBE}}}]}}]}}",
+            "{}",
+        ),
     ],
     ids=["init_from", "start", "start within a repeat", "member", "member and its weights"],
 )
