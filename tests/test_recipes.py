@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +16,8 @@ from assay.experiments.sweep_space import space_of
 from assay.images.augment import Variation
 from assay.images.operations import OPERATIONS
 from assay.labels.space import Head, LabelSpace
-from assay.models.backbones import build_backbone
+from assay.models.backbones import build_backbone, require_known
+from assay.models.custom import CUSTOM_BACKBONES
 from assay.models.trained_model import read_training_hashes
 from assay.plan.metric import by_metric
 from assay.plan.plan import from_source
@@ -99,31 +101,43 @@ DATA = {
 PINNED = ["hardware.precision=fp32", "hardware.layout=contiguous", "model.weights=none"]
 SMALL = {
     "missing-labels-fast": [
+        "model.backbone=test_efficientnet",
         "steps.0.probe.size=32",
         *(f"steps.2.fit.{value}" for value in ("size=32", "epochs=1", "batch=8", "views=2")),
     ],
     "noisy-labels-fast": [
+        "model.backbone=test_efficientnet",
         "steps.0.clean_labels.size=32",
         "steps.1.probe.size=32",
         *("steps.2.fit.size=32", "steps.2.fit.epochs=1", "steps.2.fit.batch=8"),
     ],
-    "multi-label": ["steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"],
-    "multi-label-fast": ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"],
+    "multi-label": [
+        *("model.backbone=test_efficientnet", "steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"),
+    ],
+    "multi-label-fast": [
+        *("model.backbone=test_efficientnet", "steps.0.probe.size=32"),
+        *("steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"),
+    ],
     "attributes": [
+        "model.backbone=test_efficientnet",
         "steps.0.fit.size=64",
         "steps.0.fit.epochs=1",
         "steps.0.fit.batch=8",
         "steps.0.fit.resize.centre_crop=[57, 46]",
         "steps.0.fit.schedule.warm_up_epochs=0",
     ],
-    "attributes-fast": ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"],
+    "attributes-fast": [
+        *("model.backbone=test_efficientnet", "steps.0.probe.size=32"),
+        *("steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"),
+    ],
     "imbalanced": [
+        "model.backbone=test_efficientnet",
         *("steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"),
         *("steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"),
-        *("steps.0.fit.keep=best", "steps.1.fit.keep=best"),  # half of the writing
     ],
     "small-data": ["steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"],
     "synthetic-images": [
+        "model.backbone=test_efficientnet",
         "steps.0.probe.size=32",
         *(
             f"steps.1.synthesize.{name}"
@@ -161,6 +175,7 @@ SMALL = {
         "steps.1.rebalance_head.class_weights={kind: given, weights: {0: 0.5, red: 2}}",
     ],
     "long-tail-fast": [
+        "model.backbone=test_efficientnet",
         *("steps.0.probe.size=32", "steps.0.probe.views=2"),
         *(f"steps.2.fit.{value}" for value in ("size=32", "epochs=1", "batch=8")),
     ],
@@ -242,6 +257,15 @@ def test_trains_on_other_data(name: str, tmp_path: Path) -> None:
 
 def test_every_recipe_is_known_here() -> None:
     assert set(DATA) | set(SEARCHES) | {"demo"} == set(recipe_names())
+
+
+def test_every_network_of_a_recipe_exists() -> None:
+    """Most of them are trained here with a small one in its place."""
+    text = "".join(map(recipe_text, recipe_names()))
+    names = set(re.findall(r"backbone: ([\w.]+)", text)) - set(CUSTOM_BACKBONES)
+    assert {"resnet50", "resnet34.tv_in1k", "seresnext50_32x4d.gluon_in1k"} <= names
+    for name in names:
+        require_known(name)
 
 
 @pytest.mark.parametrize("name", [*DATA, *SEARCHES])
