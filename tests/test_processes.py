@@ -80,7 +80,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     (folder / "unlabelled").rename(folder / "images" / "unlabelled")
     listed = "".join(f"\n  - {step}" for step in STEPS)
     (folder / "plan.yaml").write_text(
-        f"data: {{folder: images}}\nhardware: {{precision: fp32, layout: channels_last}}\nsteps:{listed}\n"
+        "data: {folder: images}\nmodel: {backbone: test_efficientnet, weights: none}\n"
+        f"hardware: {{precision: fp32, layout: channels_last}}\nsteps:{listed}\n"
     )
     with pytest.MonkeyPatch.context() as patch:
         for name in ("run.train.baselines", "report.report.draw_run"):  # seconds; the two processes spend them
