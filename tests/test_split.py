@@ -16,7 +16,7 @@ from scipy import sparse
 from assay.errors import DataError
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace, untagged
-from assay.labels.split import SplitSettings, one_fold_reason, split, split_table, stratify
+from assay.labels.split import SplitSettings, folds, one_fold_reason, split, split_table, stratify
 from factories import make_samples
 
 
@@ -340,3 +340,11 @@ def test_a_fifth_validates_unless_these_are_very_many() -> None:
     usual = SplitSettings()
     assert [usual.share(count) * count for count in (100, 250_000, 1_000_000)] == [20, 50_000, 50_000]
     assert SplitSettings(val=0.3).share(1_000_000) == 0.3
+
+
+def test_sides_and_folds_go_with_the_images_in_whatever_order_the_rows_are() -> None:
+    ordered = samples(["a", "a", "b", "b", "c"] * 12)
+    rows = np.random.default_rng(0).permutation(len(ordered))
+    shuffled = ordered.take(rows)
+    assert sides(split(shuffled, val=0.3)) == [sides(split(ordered, val=0.3))[row] for row in rows]
+    assert folds(shuffled, 4, seed=0).tolist() == folds(ordered, 4, seed=0)[rows].tolist()
