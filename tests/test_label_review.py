@@ -14,7 +14,6 @@ from typer.testing import CliRunner, Result
 import assay
 from assay import cli
 from assay.errors import DataError
-from assay.files import write_text
 from assay.labels.ledger import Ledger, Selection
 from assay.labels.samples import Samples
 from assay.progress import Lines
@@ -56,10 +55,10 @@ class Project:
 
 
 @pytest.fixture
-def project(tiny_plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(
+    tiny_plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain_runs: None
+) -> Project:
     monkeypatch.setitem(STEPS, "relabel", RELABEL)
-    drawn = "assay.report.report.write_images"  # half a second a run
-    monkeypatch.setattr(drawn, lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
     return Project(tmp_path, tiny_plan)
 
 
