@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
@@ -110,6 +111,14 @@ def test_what_is_read_is_named_once_with_or_without_its_path() -> None:
     for text in ("reading photos", "reading photos", "reading others"):
         plain.line(text)
     assert terminal.getvalue() == "reading /data/photos\nreading photos\nreading others\n"
+
+
+def test_what_is_being_done_is_said_ever_more_rarely() -> None:
+    said = [0.0]
+    for now in np.arange(0, 60, 0.25).tolist():
+        if progress.pulse_due(now, now - said[-1]):
+            said.append(now)
+    assert said == [0, 2.5, 5, 7.5, 11.25, 17, 25.5, 38.25, 57.5]
 
 
 def test_silence_is_broken_by_what_is_being_done(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,12 +135,19 @@ class Stage:
 
 
 SILENCE = 2.5  # seconds after which a line says what is being done
+PATIENCE = 0.5  # of the seconds that a stage has been silent, those between two such lines
+
+
+def pulse_due(since_line: float, since_pulse: float) -> bool:
+    """Return whether to say again what is being done, by the seconds since a line of its own and since this was said."""
+    return since_pulse >= max(SILENCE, PATIENCE * (since_line - since_pulse))
 
 
 class PlainProgress(NoProgress):
     """Only lines that stay: for a file, a pipe or a continuous-integration log.
 
-    With `pulse`, what is being done is printed after `SILENCE` seconds without a line.
+    With `pulse`, what is being done is printed after `SILENCE` seconds without a line, and ever more rarely after that:
+    the log of a night is read by a person.
     """
 
     def __init__(self, terminal: TextIO, *, pulse: bool = False) -> None:
@@ -186,7 +193,7 @@ class PlainProgress(NoProgress):
     def _pulse(self) -> None:
         while not self._closed.wait(SILENCE / 10):
             now = time.monotonic()
-            if now - self._written_at < SILENCE:
+            if not pulse_due(now - self._line_at, now - self._written_at):
                 continue
             with self._lock, suppress(OSError, ValueError):  # whoever read this has left: the next line will tell
                 self._terminal.write(f"  ... {self._activity()}, {now - self._line_at:.0f} s\n")
