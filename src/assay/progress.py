@@ -139,7 +139,7 @@ PATIENCE = 0.5  # of the seconds that a stage has been silent, those between two
 
 
 def pulse_due(since_line: float, since_pulse: float) -> bool:
-    """Return whether to say again what is being done, by the seconds since a line of its own and since this was said."""
+    """Return whether to say again what is being done, by the seconds since any other line and since this was said."""
     return since_pulse >= max(SILENCE, PATIENCE * (since_line - since_pulse))
 
 
