@@ -47,14 +47,18 @@ UPPER: Record = {
 }  # fmt: skip
 CLEAN: Record = {"size": 128, "by": "fine_tuned", "folds": 4}
 PLAIN, CEILING = "plain, of the half", "true labels, of the half"
-HALF: dict[str, tuple[str, Record | None]] = {
-    PLAIN: ("worse", None),
-    "soft labels, of the half": ("worse", {**CLEAN, "action": "soft"}),
-    "soft labels by two rounds, of the half": ("worse", {**CLEAN, "action": "soft", "rounds": 2}),
-    "suspects dropped, of the half": ("worse", {**CLEAN, "action": "drop"}),
-    CEILING: ("truth", None),
+FLEXMATCH: Record = {"unlabelled": {"method": "flexmatch", "threshold": 0.95, "ratio": 1}}
+HALF: dict[str, tuple[str, Record | None, Record]] = {
+    PLAIN: ("worse", None, {}),
+    "soft labels, of the half": ("worse", {**CLEAN, "action": "soft"}, {}),
+    "soft labels by `wrong`, of the half": ("worse", {**CLEAN, "action": {"soft": "wrong"}}, {}),
+    "soft labels by `wrong`, judge on features, of the half": ("worse", {"action": {"soft": "wrong"}}, {}),
+    "soft labels by two rounds, of the half": ("worse", {**CLEAN, "action": "soft", "rounds": 2}, {}),
+    "suspects dropped, of the half": ("worse", {**CLEAN, "action": "drop"}, {}),
+    "suspects unset, FlexMatch, judge on features, of the half": ("worse", {"action": "unset"}, FLEXMATCH),
+    CEILING: ("truth", None, {}),
 }
-"""Trainings of the upper stages on images whose truth is known: the column of labels, the settings of the repair."""
+"""Trainings of the upper stages on images whose truth is known: labels, the repair, what it changes of the fit."""
 
 
 def measure(options: Options, case: tuple[str, str | None, Record], seed: int) -> Record:
@@ -69,15 +73,15 @@ def measure(options: Options, case: tuple[str, str | None, Record], seed: int) -
     return trained({**options.data_of("cifar10n"), "heads": {"label": {"column": column}}}, steps, options, seed)
 
 
-def measure_half(options: Options, case: tuple[str, Record | None], seed: int) -> Record:
+def measure_half(options: Options, case: tuple[str, Record | None, Record], seed: int) -> Record:
     """Train on images whose true label is known."""
-    (column, repair), path, root = case, options.work / f"half-{options.images}.csv", options.data / "cifar10n"
+    (column, repair, changes), path, root = case, options.work / f"half-{options.images}.csv", options.data / "cifar10n"
     if not path.exists():
         truth = pl.read_csv(root / "truth_half.csv").select("image", truth="label")
         chosen = pl.read_csv(root / "train.csv").join(truth, on="image", how="inner", maintain_order="left")
         chosen.sample(min(options.images, chosen.height), seed=0, shuffle=True).write_csv(path)
     data = {"table": str(path), "root": str(root), "image": "image", "heads": {"label": {"column": column}}}
-    return trained(data, [*([{"clean_labels": repair}] if repair else []), {"fit": UPPER}], options, seed)
+    return trained(data, [*([{"clean_labels": repair}] if repair else []), {"fit": UPPER | changes}], options, seed)
 
 
 def trained(data: Record, steps: list[Record], options: Options, seed: int) -> Record:
