@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image
 
 from assay.errors import DataError, PlanError, RunError, SpaceError
 from assay.images import cache
-from assay.images.cache import Cache, append_images, build
+from assay.images.cache import BLOCK, Cache, append_images, build, in_order
 from assay.images.decode import Resize
 from assay.labels.left_out import LeftOut
 
@@ -289,3 +290,26 @@ def test_an_image_has_the_same_number_in_any_list_and_another_with_other_bytes(
     both = append_images(images, ["new"], photos[:1], size=16, folder=tmp_path / "cache")
     assert np.array_equal(both.numbers_of(["4.png"]), numbers[[4]])
     assert both.numbers_of(["new"])[0] not in numbers
+
+
+def test_reading_that_is_given_up_may_end_in_one_of_its_own_threads() -> None:
+    paths = [Path(str(number)) for number in range(BLOCK * 64)]
+    suspended, ended, one_at_a_time = threading.Event(), threading.Event(), threading.Lock()
+    errors: list[RuntimeError] = []
+
+    def work(path: Path) -> int:
+        if int(path.name) >= BLOCK:
+            suspended.wait(10)
+            with one_at_a_time:
+                try:
+                    images.close()
+                except RuntimeError as error:  # a thread that waits for itself
+                    errors.append(error)
+                ended.set()
+        return int(path.name)
+
+    images: Any = in_order(work, paths)
+    assert next(images) == 0
+    suspended.set()
+    assert ended.wait(10)
+    assert not errors

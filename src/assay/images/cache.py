@@ -369,7 +369,8 @@ def in_order(work: Callable[[ImageFile], Out], paths: Sequence[ImageFile]) -> It
     Two blocks a thread are under way at a time, so memory does not grow with the number of images.
     """
     threads = cores()
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         blocks = (paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK))
         under_way: deque[Future[list[Out]]] = deque()
         for block in blocks:
@@ -378,3 +379,5 @@ def in_order(work: Callable[[ImageFile], Out], paths: Sequence[ImageFile]) -> It
                 yield from under_way.popleft().result()
         while under_way:
             yield from under_way.popleft().result()
+    finally:  # left early, it may be closed in one of its own threads, which cannot wait for itself
+        pool.shutdown(wait=False, cancel_futures=True)
