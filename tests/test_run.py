@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from safetensors.torch import load_file
 
 import assay
 from assay.errors import DataError, PlanError, RunError
-from assay.files import write_text
+from assay.files import STALE, write_text
 from assay.labels.samples import Samples
 from assay.models.trained_model import read_training_hashes, training_hashes
 from assay.predictions.predict import Predictions
@@ -136,6 +138,19 @@ def test_the_test_split_is_predicted_once_and_that_is_recorded(finished: assay.R
     again = assay.train(finished.folder.parent / "plan.yaml", run=finished.folder, device="cpu")
     assert again.metrics["test opened"] == finished.metrics["test opened"]
     assert (finished.folder / "metrics.json").read_bytes() == before
+
+
+def test_what_a_killed_process_left_half_written_goes_when_the_command_is_repeated(finished: assay.Run) -> None:
+    file, folder = finished.folder / ".report.html.7.part", finished.folder / "steps" / ".09-fit.7.part"
+    folder.mkdir()
+    young = finished.folder / ".plan.yaml.8.part"
+    for path in (file, folder / "weights", young):
+        path.write_text("half")
+    for path in (file, folder):
+        os.utime(path, (time.time() - 2 * STALE,) * 2)
+    assay.train(finished.folder.parent / "plan.yaml", run=finished.folder, device="cpu")
+    assert [path.exists() for path in (file, folder, young)] == [False, False, True]
+    young.unlink()
 
 
 def test_the_plan_and_the_samples_are_kept(finished: assay.Run) -> None:

@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from assay.errors import AssayError, RunError, SpaceError
 
 LOCK_FILE = ".lock"  # of the process that writes in a folder
+STALE = 600  # seconds without a write after which an unfinished file counts as left by a killed process
 SPARE = 64 << 20  # bytes that stay free beside the known need of a step
 _FULL = {
     errno.ENOSPC: "the disk is full",
@@ -64,6 +66,14 @@ def whole_folder(path: Path, *, by_way_of: Path | None = None) -> Iterator[Path]
             os.replace(beside, path)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path, names: str = "*") -> None:
+    """Remove what killed processes have left of files and folders, in a folder and below it."""
+    for part in folder.rglob(f".{names}.part"):
+        with suppress(OSError):  # another process was quicker, or the folder is read-only
+            if time.time() - part.stat().st_mtime > STALE:
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
 @contextmanager
@@ -170,11 +180,6 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
             f"{folder}: {purpose} needs {needed / 2**20:,.0f} MiB, and {SPARE >> 20} MiB to spare; "
             f"{free / 2**20:,.0f} MiB are free. Free some space, or choose another place."
         )
-
-
-def holds_runs(folder: Path) -> bool:
-    """Return whether `folder` holds a run, or the runs of a search: this program has locked it."""
-    return any((folder / name).is_file() for name in (LOCK_FILE, f"claims/{LOCK_FILE}"))
 
 
 def fingerprint(*parts: str | bytes) -> str:

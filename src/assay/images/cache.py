@@ -10,11 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -28,7 +26,7 @@ from torch import Tensor
 
 from assay.arrays import Ints, Pixels
 from assay.errors import DataError, ImageError
-from assay.files import fingerprint, fingerprint_of, require_space, whole, write_json
+from assay.files import fingerprint, fingerprint_of, remove_unfinished, require_space, whole, write_json
 from assay.images.decode import Resize, read_square, size_of, useful_side
 from assay.labels.left_out import LeftOut
 from assay.labels.samples import RowIndex
@@ -38,7 +36,6 @@ from assay.progress import cores
 VERSION = 1  # raise when the same settings give other pixels, so that older caches are not used
 MULTIPLE = 1.25  # of the size of training: a crop of most of an image still has all its detail
 BLOCK = 16  # images of a task of a thread
-STALE = 600  # seconds without a write after which an unfinished file counts as left by a killed run
 REPORT = 32  # images between two calls of `progress`
 
 Out = TypeVar("Out")
@@ -151,7 +148,7 @@ def build(
     if not ids:
         raise DataError("There are no images to prepare. Give a folder or a table with at least one.")
     key = cache_key(ids, paths, hashes, settings=settings_of(size, resize, multiple))
-    _sweep(folder)
+    remove_unfinished(folder, "*.pixels.*")
     cached = _reopen(folder, key, ids)
     if cached is None:
         side = stored_side(paths, size=size, resize=resize, limit=round(size * multiple))
@@ -264,14 +261,6 @@ def _state(path: ImageFile) -> bytes:
         return _raw(f"{path} {state.st_size} {state.st_mtime_ns}")
     except (OSError, ValueError):  # missing, or a name that no file can have
         return b"missing"
-
-
-def _sweep(folder: Path) -> None:
-    """Remove unfinished files of killed runs."""
-    for part in folder.glob(".*.pixels.*.part"):
-        with suppress(OSError):  # another process was quicker, or the folder is read-only
-            if time.time() - part.stat().st_mtime > STALE:
-                part.unlink()
 
 
 def _reopen(folder: Path, key: str, ids: Sequence[str]) -> tuple[Cache, list[LeftOut]] | None:

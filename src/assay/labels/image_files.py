@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from assay.errors import DataError
-from assay.files import holds_runs
+from assay.files import LOCK_FILE
 from assay.labels.ahead import FileState, collect, file_state
 from assay.labels.file_kinds import HEAD, UNKNOWN, is_image, kind_of, kind_of_file
 from assay.labels.left_out import LeftOut
@@ -35,6 +35,11 @@ SYSTEM_FOLDERS = frozenset({
 
 THUMBNAILS = frozenset({"thumbnails", "thumbnail", "thumbs", "thumb", "_thumbs", "previews", "preview"})
 """Folders (any case) of small copies, where each image in them is the copy of one elsewhere by its name."""
+
+
+def holds_runs(folder: Path) -> bool:
+    """Return whether `folder` holds a run, or the runs of a search: this program has locked it."""
+    return any((folder / name).is_file() for name in (LOCK_FILE, f"claims/{LOCK_FILE}"))
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:

@@ -17,7 +17,17 @@ from typing import Any
 import polars as pl
 
 from assay.errors import RunError
-from assay.files import RunFolder, StepName, add_to_log, fingerprint, whole, write_json, write_text, writing_below
+from assay.files import (
+    RunFolder,
+    StepName,
+    add_to_log,
+    fingerprint,
+    remove_unfinished,
+    whole,
+    write_json,
+    write_text,
+    writing_below,
+)
 from assay.labels.corrections import count_corrections
 from assay.labels.image_files import path_key
 from assay.labels.ledger import Ledger
@@ -97,6 +107,8 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
     keep_freed_memory()
     # Every process runs all of this; the main one alone writes in the folder, and the others wait for it.
     with writing_below(folder), lock(folder) if main else nullcontext(), graceful_stop(), quiet_libraries():
+        if main:
+            remove_unfinished(folder)
         memory, minutes = PeakMemory(), loaded.plan.minutes
         budget = None if minutes is None else Budget.open(RunFolder(folder), 60 * minutes, began)
         log = _Log(RunFolder(folder).log, progress or NoProgress(), memory, budget) if main else NoProgress()

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from assay.errors import AssayError, DataError, RunError, TrainingError
-from assay.files import whole
+from assay.files import remove_unfinished, whole
 from assay.labels.shards import Shard
 from assay.messages import printable
 from assay.progress import Progress
 
-STALE = 600  # seconds after which an unfinished file counts as left by a killed process
 KEPT = "What is done is kept; the same command goes on from there."
 
 
@@ -71,7 +67,7 @@ def map_shards(
             )
         progress.advance(images(job))
     for folder in {job.result.parent for job in waiting}:
-        _sweep(folder)
+        remove_unfinished(folder)
 
 
 def attempt(function: Function, job: Job) -> Failure:
@@ -139,11 +135,3 @@ def is_want_of_memory(error: Exception) -> bool:
 def _require_same(shard: Shard) -> None:
     if (fault := shard.fault()) is not None:
         raise DataError(fault)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove unfinished files of killed processes."""
-    for part in folder.glob(".*.part"):
-        with suppress(OSError):  # another process was quicker
-            if time.time() - os.stat(part).st_mtime > STALE:
-                part.unlink()

@@ -14,9 +14,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from assay.errors import DataError
-from assay.files import holds_runs
 from assay.labels.file_kinds import is_image
-from assay.labels.image_files import SafeRoot, is_foreign, is_unicode
+from assay.labels.image_files import SafeRoot, holds_runs, is_foreign, is_unicode
 from assay.labels.readers.table_files import Rows
 from assay.messages import plain, printable
 
