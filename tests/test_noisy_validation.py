@@ -31,3 +31,11 @@ def test_the_corrected_accuracy_is_that_by_right_labels(rate: float) -> None:
 def test_noise_that_hides_the_classes_corrects_nothing(noise: object) -> None:
     classes = np.array([0, 1, 1])
     assert corrected_accuracy(classes, classes, np.array(noise), np.zeros(3, np.bool_)) is None
+
+
+@pytest.mark.parametrize(("right", "named"), [(100, False), (70, True)])
+def test_labels_that_cannot_be_as_wrong_as_it_says_are_not_corrected(right: int, named: bool) -> None:
+    predicted = np.arange(100) % 2
+    given = np.where(np.arange(100) < right, predicted, 1 - predicted)
+    noise = np.array([[0.8, 0.2], [0.2, 0.8]])
+    assert (corrected_accuracy(predicted, given, noise, np.zeros(100, np.bool_)) is not None) == named

@@ -26,7 +26,8 @@ def corrected_accuracy(predicted: Ints, given: Ints, noise: Reals, sure: Bools) 
     """Return the accuracy of predicted classes (n,) by right labels, from given ones (n,) and P(given | true) (K, K).
 
     Labels that are `sure` (n,) are right. The interval is over images; the noise matrix counts as known. None where it
-    cannot be inverted, as where a class was not judged.
+    cannot be inverted, as where a class was not judged; and where more than all would be right, beyond chance: then
+    these labels are wrong less often than it says.
     """
     if np.linalg.matrix_rank(noise) < len(noise) or len(given) < 2:
         return None
@@ -35,6 +36,8 @@ def corrected_accuracy(predicted: Ints, given: Ints, noise: Reals, sure: Bools) 
         return None
     values = np.where(sure, predicted == given, inverse[predicted, given])
     half = half_width(values)
+    if values.mean() - half > 1:
+        return None
     value, low, high = (float(np.clip(values.mean() + shift, 0, 1)) for shift in (0, -half, half))
     return Metric(value, len(given), low, high)
 
