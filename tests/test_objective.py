@@ -194,6 +194,6 @@ def test_the_loss_of_many_images_is_that_of_their_blocks(monkeypatch: pytest.Mon
     known = LabelTensors(make_samples(rows, *SPACE))
     logits, objective = np.random.default_rng(0).normal(size=(20, SPACE.width)).astype(np.float32), OBJECTIVE
     whole = mean_loss(objective, logits, known)
-    monkeypatch.setattr("assay.steps.fit.MOST_LOGITS", 12)
+    monkeypatch.setattr("assay.metrics.tallies.BLOCK", 12)
     assert mean_loss(objective, logits, known) == pytest.approx(whole, rel=1e-6)
     assert math.isfinite(whole)

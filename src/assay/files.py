@@ -68,9 +68,9 @@ def whole_folder(path: Path, *, by_way_of: Path | None = None) -> Iterator[Path]
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def remove_unfinished(folder: Path, names: str = "*") -> None:
-    """Remove what killed processes have left of files and folders, in a folder and below it."""
-    for part in folder.rglob(f".{names}.part"):
+def remove_unfinished(folder: Path, pattern: str = ".*.part") -> None:
+    """Remove the files and folders of a pattern in a folder that killed processes have left."""
+    for part in folder.glob(pattern):
         with suppress(OSError):  # another process was quicker, or the folder is read-only
             if time.time() - part.stat().st_mtime > STALE:
                 shutil.rmtree(part) if part.is_dir() else part.unlink()

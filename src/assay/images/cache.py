@@ -148,7 +148,7 @@ def build(
     if not ids:
         raise DataError("There are no images to prepare. Give a folder or a table with at least one.")
     key = cache_key(ids, paths, hashes, settings=settings_of(size, resize, multiple))
-    remove_unfinished(folder, "*.pixels.*")
+    remove_unfinished(folder, ".*.pixels.*.part")
     cached = _reopen(folder, key, ids)
     if cached is None:
         side = stored_side(paths, size=size, resize=resize, limit=round(size * multiple))

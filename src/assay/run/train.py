@@ -108,7 +108,7 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
     # Every process runs all of this; the main one alone writes in the folder, and the others wait for it.
     with writing_below(folder), lock(folder) if main else nullcontext(), graceful_stop(), quiet_libraries():
         if main:
-            remove_unfinished(folder)
+            remove_unfinished(folder, "**/.*.part")
         memory, minutes = PeakMemory(), loaded.plan.minutes
         budget = None if minutes is None else Budget.open(RunFolder(folder), 60 * minutes, began)
         log = _Log(RunFolder(folder).log, progress or NoProgress(), memory, budget) if main else NoProgress()

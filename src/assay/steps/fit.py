@@ -21,6 +21,7 @@ from assay.files import ModelFolder
 from assay.images.streamed import StreamedImages
 from assay.labels.samples import Samples
 from assay.metrics.metrics import higher_is_better, probabilities_of, stream
+from assay.metrics.tallies import row_blocks
 from assay.models.backbones import freeze, set_training_mode, stages
 from assay.models.classifier import Classifier
 from assay.models.trained_model import TrainedModel, training_hashes
@@ -32,7 +33,7 @@ from assay.steps.start import classifier_for, describe_network, labelled_parts, 
 from assay.steps.trainable import FitData, Trainable, consistency_of, trainable, unlabelled_images
 from assay.training import loop, optimizers
 from assay.training.devices import Machine, return_freed_memory
-from assay.training.fit_task import MOST_LOGITS, EpochLogits, FitConfig, FitTask, TimeLimit
+from assay.training.fit_task import EpochLogits, FitConfig, FitTask, TimeLimit
 from assay.training.objective import Objective
 from assay.training.sampling import split_batches
 from assay.training.semi_supervised import Consistency
@@ -239,11 +240,9 @@ def _task(
 def mean_loss(objective: Objective, logits: Floats, known: LabelTensors) -> float:
     """Return the loss of logits (N, W), of a part of very many at a time: dense targets take as much memory again."""
     rows = np.arange(len(logits))
-    blocks = np.array_split(rows, -(-logits.size // MOST_LOGITS))
-    parts = [objective(torch.from_numpy(logits[block]), [known.of(block)]) for block in blocks]
-    if len(parts) == 1:
-        return float(parts[0].loss)
-    sums, counts = (torch.stack(list(of_parts)).sum(dim=0) for of_parts in list(zip(*parts, strict=True))[1:])
+    parts = [objective(torch.from_numpy(logits[block]), [known.of(rows[block])]) for block in row_blocks(logits)]
+    sums = torch.stack([one.sums for one in parts]).sum(dim=0)
+    counts = torch.stack([one.counts for one in parts]).sum(dim=0)
     return float(objective.mean(sums, counts))
 
 
