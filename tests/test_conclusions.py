@@ -21,6 +21,7 @@ from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import data_changes
 from assay.predictions.predict import Predictions, scores_json
 from assay.progress import Lines
+from assay.report.sections.overview import with_continuations
 from assay.run.archive import earlier_run
 from assay.run.before_after import compare_with_earlier
 from assay.run.conclusions import (
@@ -272,3 +273,8 @@ def test_other_data_of_the_same_name_is_named() -> None:
     assert "none of its 60 images is among these 1" in data_changes(validation(), others)[0]
     lines = data_changes(validation(), replace(validation(1 - CODES), root=Path("/elsewhere")))
     assert lines[1].startswith("  images relabelled under 'label': 60 ('0.png'")
+
+
+def test_what_explains_a_remark_stays_with_it_on_the_page() -> None:
+    lines = ["Of 2 minutes:", "  probe: 3 s.", "  fit: 90 s.", "Rare classes fare worse."]
+    assert with_continuations(lines) == ["Of 2 minutes:\n  probe: 3 s.\n  fit: 90 s.", "Rare classes fare worse."]

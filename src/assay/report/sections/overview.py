@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -305,13 +305,24 @@ def _strongest(run: RunContents, chief: str) -> tuple[str, Mapping[str, Any] | N
     return name, rows[name]
 
 
+def with_continuations(lines: Iterable[str]) -> list[str]:
+    """Return remarks, each with the indented lines that follow it."""
+    remarks: list[str] = []
+    for line in lines:
+        if remarks and line.startswith("  "):
+            remarks[-1] += f"\n{line}"
+        else:
+            remarks.append(line)
+    return remarks
+
+
 def _remarks(run: RunContents) -> Iterator[str]:
     """Yield what limits the verdict."""
     check = ((run.metrics.baselines if run.metrics else {}).get(ZEROS) or {}).get("leak check")
     if check and not check["passed"]:
         yield leak_line(check)
     if run.metrics:
-        yield from map(plain, remark_lines(run.metrics))
+        yield from with_continuations(map(plain, remark_lines(run.metrics)))
     metrics = (run.scores or {}).get("metrics", {})
     plain_mean, by_class = metrics.get("accuracy"), metrics.get("balanced_accuracy")
     if plain_mean and by_class and plain_mean["value"] - by_class["value"] > UNEVEN:
