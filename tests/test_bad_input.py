@@ -119,6 +119,45 @@ def test_data_that_cannot_be_used(make: Callable[[], str], expected: list[str]) 
     assert not Path("run/steps").exists()
 
 
+NOWHERE = (
+    *(f"{command} nowhere" for command in ("train", "audit", "plan", "lr-find", "ablate", "sweep", "review")),
+    "shard nowhere --out shards",
+    "export nowhere --labels table",
+    "predict . nowhere --out labels.csv",
+    "evaluate . nowhere",
+)
+NO_RUN = (
+    *(f"{command} nowhere" for command in ("report", "explain", "serve", "ledger", "export", "submissions")),
+    "predict nowhere . --out labels.csv",
+    "evaluate nowhere .",
+    "compare nowhere nowhere",
+    "ensemble nowhere nowhere --out run",
+)
+
+
+def test_where_nothing_is_each_command_says_so_before_anything_heavy_is_imported() -> None:
+    program = f"""
+import sys
+from typer.testing import CliRunner
+from assay.cli import app
+for line in {(*NOWHERE, *NO_RUN)}:
+    done = CliRunner().invoke(app, line.split())
+    print(done.exit_code, done.stderr.strip())
+print({{"torch", "polars", "numpy", "PIL"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [
+        *["2 assay: nowhere: there is no such folder or file. Check the path."] * len(NOWHERE),
+        *["2 assay: nowhere: there is no such folder. Give the folder of a run, such as runs/photos."] * len(NO_RUN),
+        "set()",
+    ]
+    assert not list(Path().iterdir())
+
+
+def test_a_path_too_long_for_one_is_refused() -> None:
+    refused(train("a" * 300), "a: there is no such folder or file")
+
+
 # Plans
 
 

@@ -74,6 +74,8 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
     for name in ("assay.commands.api", "assay.run.train"):
         monkeypatch.setitem(sys.modules, name, fake)
     monkeypatch.chdir(tmp_path)
+    for folder in ("photos", "runs/x"):
+        Path(folder).mkdir(parents=True)
     return fake
 
 
@@ -126,6 +128,8 @@ def test_the_run_is_called_after_the_data_or_the_plan(
 ) -> None:
     (tmp_path / "here" / "a" / "photos.v2").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
+    for file in ("a/labels.csv", "a/plan.yaml"):
+        Path(file).touch()
     assert invoke("train", source).exit_code == 0
     assert invoke("train", source, "--run", "there").exit_code == 0
     assert [settings["run"] for _, settings in runs.calls] == [Path("runs") / run, Path("there")]
@@ -216,6 +220,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str]]:
 def test_predict_writes_every_image_and_names_the_unreadable(model: list[tuple[Path, str]], tmp_path: Path) -> None:
     more = photos(tmp_path / "more", "x")
     (more / "x" / "10.png").touch()
+    (tmp_path / "run").mkdir()
     done = invoke("predict", tmp_path / "run", more, "--out", tmp_path / "x.csv", "--device", "cpu")
     assert done.exit_code == 0, done.output
     with open(tmp_path / "x.csv", newline="") as file:
@@ -244,7 +249,7 @@ def test_predict_refuses_in_words(tmp_path: Path) -> None:
     done = invoke("predict", tmp_path, more, "--out", tmp_path / "x.json")
     assert (done.exit_code, "written as .csv" in done.stderr) == (2, True)
     done = invoke("predict", tmp_path, tmp_path / "none", "--out", tmp_path / "x.csv")
-    assert (done.exit_code, "does not exist" in done.stderr) == (2, True)
+    assert (done.exit_code, "there is no such folder or file" in done.stderr) == (2, True)
 
 
 def test_evaluate_shows_the_metrics_beside_those_of_validation(runs: Runs, tmp_path: Path) -> None:

@@ -320,7 +320,7 @@ def test_runs_that_are_none_or_one_or_twice_are_refused(one: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("out", ["", "page.png"])
 def test_what_is_no_name_for_a_page_is_refused_before_anything_is_read(tmp_path: Path, out: str) -> None:
-    result = CliRunner().invoke(cli.app, ["compare", "a", "b", "--out", str(tmp_path / out)])
+    result = CliRunner().invoke(cli.app, ["compare", str(tmp_path), str(tmp_path), "--out", str(tmp_path / out)])
     assert result.exit_code == 2
     assert "is no name for a page" in result.output
 

@@ -227,5 +227,5 @@ def test_what_cannot_be_meant_is_refused(options: tuple[str, ...], says: str, pr
 
 def test_a_folder_that_is_no_run_is_refused_and_not_made(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.app, ["ledger", str(tmp_path / "none"), "--undo", "--class", "red"])
-    assert (result.exit_code, "is no run" in result.stderr) == (2, True)
+    assert (result.exit_code, "there is no such folder" in result.stderr) == (2, True)
     assert not (tmp_path / "none").exists()

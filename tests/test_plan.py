@@ -427,7 +427,7 @@ def test_values_for_steps_that_are_not_chosen_yet_wait_for_them(tmp_path: Path) 
     [
         ("nowhere", None, DataError, "there is no such folder or file"),
         ("nowhere.csv", None, DataError, "there is no such folder or file"),
-        ("nowhere.yaml", None, PlanError, "the plan cannot be read"),
+        ("nowhere.yaml", None, DataError, "there is no such folder or file"),
         ("image.jpg", b"x", PlanError, "no folder of images, no table"),
         ("latin.yaml", "data: {folder: caf\xe9}".encode("latin-1"), PlanError, "is not UTF-8 text"),
     ],

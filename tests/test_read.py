@@ -584,7 +584,7 @@ def test_the_root_of_the_images_in_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("gone", "does not exist"),
+        ("gone", "there is no such folder or file"),
         ("empty", "no images in this folder"),
         ("none.csv", "names no images"),
         ("away.csv", r"line 2: '\.\./a\.jpg' leaves"),
@@ -604,3 +604,8 @@ def test_nothing_to_label_is_named(tmp_path: Path, source: str, message: str) ->
     table(tmp_path, "a.jpg\n\nb.jpg\n", "gap.txt")
     with pytest.raises(DataError, match=message):
         find_images(tmp_path / source)
+
+
+def test_an_image_at_an_address_is_not_read() -> None:
+    with pytest.raises(DataError, match="only shards, tables and lists are read"):
+        find_images(Path("s3://bucket/a.jpg"))

@@ -22,6 +22,7 @@ from assay.commands.options import (
     elsewhere,
 )
 from assay.commands.output import command
+from assay.labels.paths import require_source
 
 
 def ablate(  # noqa: PLR0913  (every option is a parameter)
@@ -58,6 +59,7 @@ def ablate(  # noqa: PLR0913  (every option is a parameter)
     """Measure what each repair is worth: the plan, and the plan without it, side by side."""
     folder = run or default_run(source)
     with command(as_json, run=folder, stopped=GOES_ON, until=stop_at, alone="ablate", reading=source) as out:
+        require_source(source)
         spread = elsewhere(executor, workers, device, out.progress, otherwise="runs follow one another")
         from assay.experiments.ablate import ablate as measure
         from assay.plan.plan import from_source

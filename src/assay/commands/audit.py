@@ -12,6 +12,7 @@ import typer
 from assay.commands.endings import GOES_ON
 from assay.commands.options import AsJson, Changes, Device, ExecutorName, Workers
 from assay.commands.output import Block, command, hash_ahead
+from assay.labels.paths import require_source
 
 if TYPE_CHECKING:
     from assay.experiments.findings import Audit, Kind, PointJson
@@ -34,6 +35,7 @@ def audit(
 ) -> None:
     """Look for what is wrong with images and labels, before training on them."""
     with command(as_json, stopped=GOES_ON, alone="audit", reading=source) as output:
+        require_source(source)
         hash_ahead(source, changes)
         from assay.commands.options import default_run
         from assay.experiments.audit import audit as audit_data

@@ -9,6 +9,7 @@ import typer
 
 from assay.commands.options import AsJson
 from assay.commands.output import command
+from assay.labels.paths import require_run
 
 
 def compare(
@@ -23,6 +24,7 @@ def compare(
 ) -> None:
     """Compare finished runs with the first: metrics, plans, curves, and the images on which they disagree."""
     with command(as_json, reading=", ".join(map(str, runs))) as terminal:
+        require_run(*runs)
         from assay.experiments.compare import compare as compare_runs
         from assay.report.comparison_page import blocks, require_page, write_comparison
 

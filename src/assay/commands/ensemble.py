@@ -10,6 +10,7 @@ import typer
 from assay.commands.endings import GOES_ON
 from assay.commands.options import AsJson, Device, StopAt
 from assay.commands.output import command, print_run
+from assay.labels.paths import require_run
 
 
 def ensemble(  # noqa: PLR0913  (every option is a parameter)
@@ -37,6 +38,7 @@ def ensemble(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Combine finished runs into one: an ensemble of their models, or the mean of their weights."""
     with command(as_json, run=out, stopped=GOES_ON, until=stop_at, reading=", ".join(map(str, runs))) as terminal:
+        require_run(*runs)
         from assay.commands.api import draw
         from assay.experiments.ensemble_runs import ensemble_runs
 

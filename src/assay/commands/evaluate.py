@@ -10,6 +10,7 @@ import typer
 
 from assay.commands.options import TTA, AsJson, FinishedRun, ImageColumn, parse_tta
 from assay.commands.output import Block, command, metric_blocks
+from assay.labels.paths import require_run, require_source
 
 
 def evaluate(
@@ -25,6 +26,8 @@ def evaluate(
 ) -> None:
     """Score on labelled images, beside the validation metric."""
     with command(as_json, reading=source) as out:
+        require_run(run)
+        require_source(source)
         from assay.files import RunFolder
         from assay.labels.corrections import corrected
         from assay.labels.readers.read import like_training, read_whole, resolve_paths, with_image_column

@@ -10,6 +10,7 @@ import typer
 
 from assay.commands.options import AnyRun, AsJson, Device
 from assay.commands.output import Block, command
+from assay.labels.paths import require_run
 
 if TYPE_CHECKING:
     from assay.report.explain import LayerName
@@ -44,6 +45,7 @@ def explain(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Show which pixels a prediction depends on (Grad-CAM), and the activations of the layers."""
     with command(as_json, reading=run) as terminal:
+        require_run(run)
         from assay.report.explain import ExplainOptions, explain_target, list_layers
         from assay.report.explain_files import explain_images
         from assay.run.contents import read_run

@@ -10,6 +10,7 @@ import typer
 
 from assay.commands.options import AsJson, model_of
 from assay.commands.output import Output, command
+from assay.labels.paths import require_run, require_source
 
 if TYPE_CHECKING:
     from assay.labels.samples import Samples
@@ -39,8 +40,10 @@ def export(  # noqa: PLR0913  (every option is a parameter)
     """Export a model card (Markdown), the model as one ONNX file or for Docker, or the labels for another tool."""
     with command(as_json, reading=run) as terminal:
         if labels is not None:
+            require_source(run)
             _labels(run, labels, out, head or (), terminal)
         else:
+            require_run(run)
             compact = [name for name, given in (("int8", int8), ("openvino", openvino)) if given]
             _model(
                 run,

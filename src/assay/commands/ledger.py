@@ -11,6 +11,7 @@ import typer
 
 from assay.commands.options import AsJson, FinishedRun
 from assay.commands.output import Block, command
+from assay.labels.paths import require_run
 
 if TYPE_CHECKING:
     from assay.labels.edits import Edit
@@ -39,6 +40,7 @@ def ledger(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """List the label edits of repairs; undo some of them, or correct labels yourself."""
     with command(as_json, reading=run) as out:
+        require_run(run)
         from assay.errors import PlanError
         from assay.labels.ledger import ALL_EDITS, Selection
         from assay.run import label_review

@@ -10,6 +10,7 @@ import typer
 from assay.commands.endings import NO_RUN
 from assay.commands.options import AsJson, Changes, Device, Out, Recipe, Source, default_images, default_run
 from assay.commands.output import command
+from assay.labels.paths import require_source
 
 
 def lr_find(  # noqa: PLR0913  (every option is a parameter)
@@ -33,6 +34,7 @@ def lr_find(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Try learning rates for a fit on a copy of its model, and suggest one."""
     with command(as_json, stopped=NO_RUN, alone="lr-find", reading=source) as terminal:
+        require_source(source)
         from assay.experiments.lr_finder import Bounds, run_range_test, top_of
         from assay.plan.plan import from_source
         from assay.report.rate_charts import write_range_test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,11 +82,13 @@ NoRepairs = Annotated[
 def default_run(source: Path) -> Path:
     """Return runs/NAME after the data or the plan."""
     path = source.absolute()
-    if any(mark in str(source) for mark in (".tar", ":/", "*")) and not path.exists():  # shards, perhaps elsewhere
+    if any(mark in str(source) for mark in (".tar", ":/", "*")) and not os.path.exists(
+        path
+    ):  # shards, perhaps elsewhere
         from assay.labels.shards import name_of
 
         return Path("runs") / name_of(source)
-    return Path("runs") / (path.resolve().name if path.is_dir() else path.stem)
+    return Path("runs") / (path.resolve().name if os.path.isdir(path) else path.stem)
 
 
 def audit_change(audit: Path | None) -> list[str]:

@@ -23,6 +23,7 @@ from assay.commands.options import (
 )
 from assay.commands.output import command
 from assay.errors import PlanError
+from assay.labels.paths import require_source
 
 UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -44,6 +45,7 @@ def plan(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Show what a plan will do before it is trained: rates, augmented images, parameters, time and memory."""
     with command(as_json, stopped=NO_RUN, alone="plan", reading=source) as terminal:
+        require_source(source)
         from assay.experiments.dry_run import dry_run
         from assay.models.classifier import AUTO, DEFAULT_BACKBONE
         from assay.plan.plan import from_source, with_backbone

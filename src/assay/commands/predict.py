@@ -23,6 +23,7 @@ from assay.commands.options import (
     parse_tta,
 )
 from assay.commands.output import command
+from assay.labels.paths import require_run, require_source
 from assay.progress import Progress, stage
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
     """Label new images, and write the predictions as CSV, Parquet or a submission."""
     spread = _is_spread(images, out, workers=workers, executor=executor)
     with command(as_json, reading=images, stopped=GOES_ON if spread else NOTHING_WRITTEN) as terminal:
+        require_run(run)
+        require_source(images)
         from assay.export.submission import member_of, write_predictions
         from assay.export.submission_form import Form
         from assay.labels.left_out import by_reason, require_all, unreadable_as_left_out

@@ -8,6 +8,7 @@ import typer
 
 from assay.commands.options import AnyRun, AsJson, Device
 from assay.commands.output import command
+from assay.labels.paths import require_run
 
 
 def report(
@@ -22,6 +23,7 @@ def report(
 ) -> None:
     """Write RUN/report.html, the page of a run; also while it trains, or after it was stopped."""
     with command(as_json, reading=run) as out:
+        require_run(run)
         from assay.report.report import write_charts, write_report
         from assay.report.sections.feature_map import MapSettings
         from assay.training.devices import pick_device

@@ -10,6 +10,7 @@ import typer
 
 from assay.commands.options import Device
 from assay.commands.output import command
+from assay.labels.paths import require_source
 
 STORED = "Every decision is in the ledger; give the same command to go on."
 
@@ -29,6 +30,7 @@ def review(
 ) -> None:
     """Look at images in the browser and settle their labels, by keyboard and in bulk."""
     with command(stopped=STORED, alone="review", reading=source) as opening:
+        require_source(source)
         from assay.apps.review.opening import open_review
         from assay.apps.review.server import serve
         from assay.messages import printable

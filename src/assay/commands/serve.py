@@ -8,6 +8,7 @@ import typer
 
 from assay.commands.options import Device, FinishedRun, model_of
 from assay.commands.output import command
+from assay.labels.paths import require_run
 
 PUBLIC = (
     "Anybody who reaches this address may ask, and sees training images that are like theirs. "
@@ -36,6 +37,7 @@ def serve(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Answer requests for predictions over HTTP, with a page to drop images on."""
     with command(alone="serve", reading=run) as starting:
+        require_run(run)
         from assay.apps.serve.requests import Limits
         from assay.apps.serve.start import ServeSettings
         from assay.apps.serve.start import serve as answer_requests

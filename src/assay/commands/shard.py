@@ -9,6 +9,7 @@ import typer
 
 from assay.commands.options import AsJson, Changes, Source
 from assay.commands.output import command
+from assay.labels.paths import require_source
 
 
 def shard(
@@ -24,6 +25,7 @@ def shard(
 ) -> None:
     """Write images and labels into few large files; the same command goes on where it was stopped."""
     with command(as_json, reading=source) as terminal:
+        require_source(source)
         from assay.labels.readers.read import read_to_look_at
         from assay.labels.writers.shards import list_shards, parse_bytes, write_shards
         from assay.plan.plan import from_source

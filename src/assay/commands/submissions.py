@@ -11,6 +11,7 @@ import typer
 
 from assay.commands.options import AsJson
 from assay.commands.output import Block, command
+from assay.labels.paths import require_run
 
 if TYPE_CHECKING:
     from assay.export.submissions import LoggedSubmission
@@ -29,6 +30,7 @@ def submissions(
 ) -> None:
     """List what was handed in; note what it scored, and which file counts."""
     with command(as_json, reading=", ".join(map(str, runs))) as out:
+        require_run(*runs)
         from assay.export import submissions as log
 
         logged = log.submissions_of(runs)

@@ -21,6 +21,7 @@ from assay.commands.options import (
     elsewhere,
 )
 from assay.commands.output import command
+from assay.labels.paths import require_source
 
 
 def sweep(  # noqa: PLR0913  (every option is a parameter)
@@ -41,6 +42,7 @@ def sweep(  # noqa: PLR0913  (every option is a parameter)
     """Search for the best values of a plan: what its `sweep:` says. Start it several times to share the work."""
     folder = run or default_run(source)
     with command(as_json, stopped=GOES_ON, until=stop_at, alone="sweep", reading=source) as out:
+        require_source(source)
         spread = elsewhere(executor, workers, device, out.progress, otherwise="start the command several times")
         from assay.experiments.sweep import sweep as search
         from assay.plan.plan import from_source

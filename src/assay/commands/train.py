@@ -30,6 +30,7 @@ from assay.commands.options import (
 )
 from assay.commands.output import command, hash_ahead, print_run
 from assay.errors import RunError
+from assay.labels.paths import require_source
 from assay.progress import TORCHRUN
 
 
@@ -62,6 +63,7 @@ def train(  # noqa: PLR0913  (every option is a parameter)
     changes = [*audit_change(audit), *metric_change(metric), *repairs_change(no_repairs), *(changes or ())]
     alone = "train --executor ray" if executor == "ray" else ""
     with command(as_json, run=folder, stopped=GOES_ON, until=stop_at, alone=alone, reading=source) as out:
+        require_source(source)
         changes += minutes_change(minutes)
         on_ray = require_ray(executor, workers, otherwise=f"start the processes by {TORCHRUN}")
         if on_ray and workers is None:

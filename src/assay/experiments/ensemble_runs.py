@@ -9,6 +9,7 @@ from typing import Any
 from assay.errors import PlanError, RunError
 from assay.files import RunFolder
 from assay.labels.ledger import Ledger
+from assay.labels.paths import require_run
 from assay.plan.plan import LoadedPlan, complete, load
 from assay.progress import Progress
 from assay.run.train import Draw, Run, train
@@ -35,6 +36,7 @@ def ensemble_runs(
     for folder in folders:
         if Path(out).absolute() == folder:
             raise PlanError(f"ensemble: --out {out} is one of the runs that are combined. Name another folder.")
+    require_run(*map(Path, runs))
     reference = RunFolder(folders[0])
     if not reference.plan.is_file():
         raise RunError(f"{runs[0]}: is no run (it has no plan.yaml). Give the folders of finished runs.")

@@ -243,7 +243,8 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _unreadable(folder: Path, error: Exception) -> RunError:
-    return RunError(f"{folder}: holds no readable model ({error}). Train the run to its end first.")
+    reason = f"it has no {Path(error.filename).name}" if isinstance(error, FileNotFoundError) else str(error)
+    return RunError(f"{folder}: holds no readable model ({reason}). Train the run to its end first.")
 
 
 # Weights in a file, recognised as those of a run, which records what they were trained on.

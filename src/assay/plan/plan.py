@@ -19,6 +19,7 @@ from pydantic.json_schema import models_json_schema
 from assay.errors import DataError, PlanError
 from assay.images.streamed import CacheSettings
 from assay.labels.label_files import way_of
+from assay.labels.paths import require_source
 from assay.labels.readers.formats import form_of
 from assay.labels.readers.read import DataSettings, audit_folder, resolve_paths
 from assay.labels.readers.table_files import is_table
@@ -300,19 +301,18 @@ def _loaded(document: Document, source: Path, overrides: Sequence[str], table: S
 
 def _document(source: Path) -> Document:
     """Return the plan file of a source, or for other data a plan with the data alone."""
+    require_source(source)
     if names_shards(source):
         return Document({"data": {"shards": absolute_addresses([address(source)], Path.cwd())[0]}}, address(source))
     if is_address(str(source)) and is_table(source):
         return Document({"data": {"table": address(source)}}, address(source))
     form = form_of(source) or ("folder" if source.is_dir() else "table" if is_table(source) else None)
-    if form and source.exists():
+    if form:
         return Document({"data": {form: str(source.absolute())}}, str(source))
     if (way := way_of(source)) is not None:
         raise DataError(way)
     if source.suffix.lower() in PLANS:
         return _read_file(source)
-    if not source.exists():
-        raise DataError(f"{source}: there is no such folder or file. Check the path.")
     raise PlanError(
         f"{source}: is no folder of images, no table (.csv, .tsv, .parquet) and no plan (.yaml). "
         "To label single images, use `assay predict`."

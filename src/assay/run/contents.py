@@ -18,6 +18,7 @@ from assay.errors import DataError, RunError
 from assay.files import ModelFolder, RunFolder, StepFolder, StepName
 from assay.labels.image_files import path_key
 from assay.labels.ledger import Ledger, covers
+from assay.labels.paths import require_run
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.labels.subset import labelled
@@ -171,6 +172,7 @@ def read_run(folder: Path) -> RunContents:
 
     Raises RunError where it is none, or one that has not come to reading its images.
     """
+    require_run(folder)
     paths = RunFolder(folder)
     if not paths.is_read:
         raise RunError(

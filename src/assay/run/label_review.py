@@ -16,6 +16,7 @@ from assay.labels.corrections import correct as with_corrections
 from assay.labels.edits import AUDIT_STEP, PERSON, Edit
 from assay.labels.image_files import path_key
 from assay.labels.ledger import ALL_EDITS, Entry, Ledger, Selection, covers
+from assay.labels.paths import require_run
 from assay.labels.samples import Samples
 from assay.run.environment import lock
 
@@ -66,7 +67,7 @@ def undo(run: Path, wanted: Selection) -> LabelReview:
             "--undo: of which edits? Say --step, --class, --head, --image or --min-score; "
             "without --undo the same options list what they mean."
         )
-    _require_run(run)
+    _require_samples(run)
     with lock(run):
         _, ledger = _read(run)
         chosen = [entry.edit for entry, counts in ledger.listed(wanted) if counts]
@@ -87,7 +88,7 @@ def correct(run: Path, table: Path | pl.DataFrame) -> LabelReview:
 
     Raises DataError that names the line for what cannot be, RunError where the run is being written to.
     """
-    _require_run(run)
+    _require_samples(run)
     with lock(run):
         samples, ledger = _read(run)
         before = len(ledger.entries)
@@ -123,14 +124,15 @@ def review_lines(edit: Edit) -> dict[str, str | float | None]:
 
 def _read(run: Path) -> tuple[Samples, Ledger]:
     """Return the images of a run as read, and its ledger, checked against them."""
-    _require_run(run)
+    _require_samples(run)
     samples = Samples.read(RunFolder(run).samples)
     ledger = Ledger.read(RunFolder(run).ledger)
     ledger.check(samples)
     return samples, ledger
 
 
-def _require_run(run: Path) -> None:
+def _require_samples(run: Path) -> None:
+    require_run(run)
     if not RunFolder(run).samples.is_file():
         raise RunError(f"{run}: is no run (it has no samples.parquet). Give the folder that a run was written to.")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from assay.errors import DataError
 from assay.labels.image_files import walk
 from assay.labels.left_out import LeftOut, left_out_lines
+from assay.labels.paths import require_source
 from assay.labels.readers.columns import name_column
 from assay.labels.readers.image_names import locate
 from assay.labels.readers.shards import images_in_shards
@@ -36,6 +37,7 @@ def find_images(source: Path, *, image: str | None = None, root: Path | None = N
     start from `root`, else from where the file lies, or from the working folder if it lies at an address. Raises
     DataError where there are none.
     """
+    require_source(source)
     if names_shards(source):
         images, left_out = images_in_shards(absolute_addresses([address(source)], Path.cwd())[0])
         return ImagesToLabel(images, left_out)
@@ -58,8 +60,8 @@ def find_images(source: Path, *, image: str | None = None, root: Path | None = N
             )
         files = [(printable(name), path / name) for name in tree.images]
         return ImagesToLabel(files, tree.no_images(), tree.notes())
-    if not path.exists():
-        raise DataError(f"{printable(source)}: does not exist. Give an image, a folder of images, a table or a list.")
+    if not path.exists():  # an address
+        raise DataError(f"{printable(source)}: at an address only shards, tables and lists are read. Copy the image.")
     start = Path(os.path.abspath(root or "")) if root is not None or elsewhere else path.parent
     if not start.is_dir():
         raise DataError(f"{printable(start)}: is no folder. `root` is the folder that the names start from.")

@@ -1,0 +1,41 @@
+"""Paths that a command is given: refused where there is nothing, before anything is imported that takes seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from assay.errors import DataError, RunError
+
+
+def require_source(source: Path) -> None:
+    """Raise DataError for images or a plan at a path where there is nothing; an address is not looked at."""
+    if _exists(source):
+        return
+    from assay.labels.shards import address, has_pattern, is_address, names_shards  # `assay --help` needs none of it
+    from assay.messages import plain
+
+    text = address(source)
+    if not (is_address(text) or (has_pattern(text) and names_shards(source))):
+        raise DataError(f"{plain(str(source))}: there is no such folder or file. Check the path.")
+
+
+def require_run(*runs: Path) -> None:
+    """Raise RunError for a run at a path where there is no folder."""
+    for run in runs:
+        if _exists(run) and run.is_dir():
+            continue
+        from assay.messages import plain
+
+        what = "is a file" if _exists(run) else "there is no such folder"
+        raise RunError(f"{plain(str(run))}: {what}. Give the folder of a run, such as runs/photos.")
+
+
+def _exists(path: Path) -> bool:
+    """Return whether there is something at a path, which may be too long for one. Raises PermissionError."""
+    try:
+        path.stat()
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        return False
+    return True
