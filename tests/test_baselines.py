@@ -17,6 +17,7 @@ from assay.models.classifier import ModelSettings
 from assay.predictions.baselines import (
     IMAGES_TRAINED_ON,
     PURPOSES,
+    BaselinePrediction,
     baseline_predictions,
     fit_pixels,
     leak_check,
@@ -51,6 +52,10 @@ def images(n: int, seed: int, size: int = 20) -> Any:
     return pixels.clip(0, 255).astype(np.uint8), [kind, tags]
 
 
+def predictions(*given: Any, **images: Any) -> dict[str, BaselinePrediction]:
+    return dict(baseline_predictions(*given, **images))
+
+
 def linear_on_pixels(space: LabelSpace, codes: Any, *, train: Any, val: Any) -> Any:
     return linear_probabilities(space, codes, train=shrink(train), val=shrink(val))
 
@@ -76,9 +81,9 @@ def test_a_linear_model_on_pixels_sees_brightness() -> None:
 def test_of_many_images_the_linear_model_learns_from_those_shown_and_the_majority_from_all() -> None:
     train, codes = images(300, 0)
     features, shown = shrink(train), np.arange(40, 140)
-    found = baseline_predictions(SPACE, codes, train=features[shown], val=features[:50], drawn=shown)
-    alone = baseline_predictions(SPACE, [one[shown] for one in codes], train=features[shown], val=features[:50])
-    whole = baseline_predictions(SPACE, codes, train=features, val=features[:50])
+    found = predictions(SPACE, codes, train=features[shown], val=features[:50], drawn=shown)
+    alone = predictions(SPACE, [one[shown] for one in codes], train=features[shown], val=features[:50])
+    whole = predictions(SPACE, codes, train=features, val=features[:50])
     assert np.array_equal(found["linear on pixels"].probabilities, alone["linear on pixels"].probabilities)
     assert np.array_equal(found["majority"].probabilities, whole["majority"].probabilities)
 
@@ -86,7 +91,7 @@ def test_of_many_images_the_linear_model_learns_from_those_shown_and_the_majorit
 def test_on_zero_images_it_equals_the_majority() -> None:
     train, codes = images(300, 0)
     features = shrink(train)
-    found = baseline_predictions(SPACE, codes, train=features, val=features[:50])
+    found = predictions(SPACE, codes, train=features, val=features[:50])
     assert list(found) == ["majority", "no tag", "zero images", "linear on pixels"] == list(PURPOSES)[:4]
     zeros, most = found["zero images"], found["majority"]
     assert np.array_equal(zeros.probabilities, most.probabilities)
@@ -97,6 +102,13 @@ def test_on_zero_images_it_equals_the_majority() -> None:
     assert zeros[0, :3].argmax() == 0
 
 
+def test_one_row_stands_for_as_many_equal_images_as_there_are_labels() -> None:
+    _, codes = images(300, 0)
+    one = np.zeros((1, 1), np.float32)
+    found = linear_probabilities(SPACE, codes, train=one, val=one)
+    assert found == pytest.approx(linear_probabilities(SPACE, codes, train=one.repeat(300, 0), val=one), abs=1e-3)
+
+
 @pytest.mark.parametrize("count", [99, 100, 101])
 def test_classes_as_frequent_as_one_another_are_no_leak(count: int) -> None:
     """Nor is a tag that half of the images have, or a head of one class."""
@@ -104,7 +116,7 @@ def test_classes_as_frequent_as_one_another_are_no_leak(count: int) -> None:
     space = LabelSpace((KIND, TAGS, Head("one", ("only",))))
     features = np.random.default_rng(0).random((3 * count, 5), np.float32)
     codes = [kind, tags, np.zeros(3 * count, int)]
-    found = baseline_predictions(space, codes, train=features, val=features[:7])
+    found = predictions(space, codes, train=features, val=features[:7])
     assert leak_check(found)["passed"]
     for name in ("probabilities", "thresholds"):
         assert np.array_equal(getattr(found["zero images"], name), getattr(found["majority"], name))
@@ -112,7 +124,7 @@ def test_classes_as_frequent_as_one_another_are_no_leak(count: int) -> None:
 
 def test_a_leak_fails_the_check() -> None:
     kind = np.array([0, 0, 0, 1])
-    found = baseline_predictions(LabelSpace((KIND,)), [kind], train=np.zeros((4, 1)), val=np.zeros((2, 1)))
+    found = predictions(LabelSpace((KIND,)), [kind], train=np.zeros((4, 1)), val=np.zeros((2, 1)))
     assert list(found) == ["majority", "zero images", "linear on pixels"]
     leaking = replace(found["zero images"], probabilities=np.eye(3, dtype=np.float32)[[0, 1]])
     check = leak_check(found | {"zero images": leaking})
@@ -123,7 +135,7 @@ def test_a_leak_fails_the_check() -> None:
 def test_without_a_tag_the_answer_is_none_and_its_loss_is_that_of_the_shares() -> None:
     train, codes = images(300, 0)
     val, truth = images(100, 1)
-    answer = baseline_predictions(SPACE, codes, train=shrink(train), val=shrink(val))["no tag"]
+    answer = predictions(SPACE, codes, train=shrink(train), val=shrink(val))["no tag"]
     assert answer.probabilities[0, 5] == 1  # the tag that all have, and still it is not given
     found = dict(stream(SPACE, truth, answer.probabilities, thresholds=answer.thresholds))
     decided = truth[1] >= 0
@@ -148,7 +160,8 @@ def test_how_many_images_have_no_tag_is_told_by_split() -> None:
 def test_the_untrained_network_is_what_it_is_given() -> None:
     train, codes = images(30, 0)
     features, logits = shrink(train), np.zeros((5, 7), dtype=np.float32)
-    found = baseline_predictions(SPACE, codes, train=features, val=features[:5], untrained=logits)["untrained network"]
+    others = {"untrained network": lambda: logits}
+    found = predictions(SPACE, codes, train=features, val=features[:5], others=others)["untrained network"]
     assert found.probabilities[0] == pytest.approx([1 / 3] * 3 + [0.5] * 4)
     assert (found.thresholds == 0.5).all()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,15 @@ from scipy.special import expit
 
 from assay.labels.space import Head, LabelSpace
 from assay.metrics.metrics import metrics_of, probabilities_of
-from assay.predictions.calibration import COLDEST, HOTTEST, at_temperature, settled_temperature, temperature
+from assay.predictions.calibration import (
+    COLDEST,
+    HOTTEST,
+    at_temperature,
+    probabilities_at,
+    settled_temperature,
+    temperature,
+)
+from assay.predictions.conformal import set_scores
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
 
 ONE = Head("kind", ("a", "b", "c", "d"))
@@ -114,3 +124,33 @@ def test_few_images_or_faultless_ones_determine_no_temperature(head: Head) -> No
     right = head.decide(probabilities_of(LabelSpace((head,)), logits))
     assert temperature(head, right, logits) == COLDEST
     assert settled_temperature(head, right, logits) == 1
+
+
+MANY = Head("many", tuple(map(str, range(200))))
+
+
+@pytest.mark.parametrize(
+    ("task", "arrays"),
+    [
+        (lambda codes, logits: temperature(MANY, codes, logits), 0.5),
+        (lambda codes, logits: cross_fitted(codes, logits, lambda c, z: temperature(MANY, c, z)), 1.3),
+        (lambda codes, logits: probabilities_at(LabelSpace((MANY,)), logits, np.full((len(codes), 1), 2.0)), 1.5),
+        (lambda codes, logits: decision_tally(MANY, codes, probabilities_of(LabelSpace((MANY,)), logits)), 1.6),
+        (lambda codes, logits: set_scores(MANY, codes, probabilities_of(LabelSpace((MANY,)), logits)), 2.1),
+    ],
+    ids=["temperature", "cross-fitted", "probabilities", "metrics", "sets"],
+)
+def test_of_many_images_and_classes_no_step_of_it_holds_further_copies(
+    task: Callable[[Any, Any], object], arrays: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peak, in arrays of logits: of 50,000 images and 1,000 classes one takes 200 MB."""
+    monkeypatch.setattr("assay.metrics.tallies.BLOCK", 1 << 12)
+    codes, logits = planted(MANY, images=1500)
+    codes = np.maximum(codes, 0)
+    task(codes[:100], logits[:100])  # which imports what it needs
+    tracemalloc.start()
+    try:
+        task(codes, logits)
+        assert tracemalloc.get_traced_memory()[1] < arrays * logits.nbytes
+    finally:
+        tracemalloc.stop()

@@ -245,3 +245,15 @@ def test_settings_that_cannot_be_are_refused_in_the_plan(
     (tmp_path / "plan.yaml").write_text(tiny_plan(f"tune_thresholds: {setting}"))
     with pytest.raises(PlanError, match="tune_thresholds"):
         assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
+
+
+def test_thresholds_of_all_images_are_written_once(tmp_path: Path) -> None:
+    logits, cuts = np.arange(12, dtype=np.float32).reshape(2, 6), np.linspace(0.1, 0.6, 6).astype(np.float32)
+    space = LabelSpace((TAGS, Head("more", ("x", "y", "z"), "multilabel")))
+    for thresholds in (cuts, np.stack([cuts, cuts / 2])):
+        written = Predictions.of(["a", "b"], space, logits, model="", thresholds=thresholds)
+        written.write(tmp_path / "predictions.parquet")
+        read = Predictions.read(tmp_path / "predictions.parquet", space, model="")
+        assert read.ids == ["a", "b"]
+        for name in ("logits", "probabilities", "thresholds"):
+            assert np.array_equal(getattr(read, name), getattr(written, name))

@@ -13,7 +13,8 @@ from sklearn import metrics as sk
 
 from assay.errors import PlanError, TrainingError
 from assay.labels.space import Head, LabelSpace
-from assay.metrics.estimates import average_precision
+from assay.metrics import tallies
+from assay.metrics.estimates import average_precision, f1_of_each, mean_of_f1
 from assay.metrics.intervals import METHODS
 from assay.metrics.metrics import (
     HIGHER_IS_BETTER,
@@ -21,6 +22,7 @@ from assay.metrics.metrics import (
     metrics_of,
     overall,
     probabilities_of,
+    read_confusion,
     score,
     stream,
     to_json,
@@ -148,6 +150,38 @@ def test_per_class_equals_scikit_learns() -> None:
     for name, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
         assert scored.per_class[name].to_numpy() == pytest.approx(values, abs=1e-6)
     assert (scored.confusion == sk.confusion_matrix(codes[known], predicted, labels=range(7))).all()
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
+def test_f1_of_each_class_is_the_mean_f1_of_that_class_alone(kind: str) -> None:
+    head, codes, probabilities = multiclass(2) if kind == "multiclass" else multilabel(2)
+    tally = (
+        tallies.multiclass(head, codes, probabilities)
+        if kind == "multiclass"
+        else tallies.multilabel(head, codes, probabilities, np.full(probabilities.shape, 0.5))
+    )
+    hits, predicted, support = (tally.sums[name] for name in ("hits", "predicted", "support"))
+    given = predicted + support
+    there = np.flatnonzero(tally.counts[2])
+    found = f1_of_each(tally.n, hits.sum(axis=1)[there], given.sum(axis=1)[there])
+    assert len(found) >= 3
+    for number, one in zip(there, found, strict=True):
+        expected = mean_of_f1("f1", tally.n, hits[[number]], given[[number]])
+        for name in ("value", "variance", "smoothed", "step"):
+            assert getattr(one, name) == pytest.approx(getattr(expected, name), rel=1e-12)
+
+
+def test_of_many_classes_only_cells_of_the_confusion_that_hold_images_are_written() -> None:
+    size, codes = 130, np.arange(300) % 120
+    head = Head("kind", tuple(map(str, range(size))))
+    probabilities = np.eye(size, dtype=np.float32)[(codes + (np.arange(300) % 3 == 0)) % size]
+    scored = score(LabelSpace((head,)), [codes], probabilities)["kind"]
+    written = json.loads(json.dumps(scored.to_json()))["confusion"]
+    assert sum(written["images"]) == 300
+    assert len(written["true"]) == len(written["predicted"]) < size * 3
+    assert np.array_equal(read_confusion(written, size), scored.confusion)
+    few = np.arange(9).reshape(3, 3)
+    assert np.array_equal(read_confusion(few.tolist(), 3), few)
 
 
 def test_per_class_of_tags_has_average_precision() -> None:

@@ -255,3 +255,10 @@ def test_a_fingerprint_is_that_of_whole_columns_as_json(monkeypatch: pytest.Monk
     expected = fingerprint(json.dumps(MIXED.space.to_json()), *texts, MIXED.weights().tobytes())
     monkeypatch.setattr(samples_module, "CHUNK", 2)
     assert MIXED.fingerprint() == expected
+
+
+def test_rows_of_some_images_are_in_the_order_asked_for() -> None:
+    assert MIXED.rows_of(["d", "a", "d"]).tolist() == [3, 0, 3]
+    assert MIXED.rows_of([]).tolist() == []
+    with pytest.raises(KeyError):
+        MIXED.rows_of(["a", "nowhere"])

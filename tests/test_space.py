@@ -31,6 +31,7 @@ def test_methods_agree_for_both_kinds(
     assert np.array_equal(head.from_columns(head.columns(codes)), codes)
     assert [head.labels_text(code) for code in codes] == texts
     assert head.counts(codes).tolist() == head.present(codes).sum(axis=0).tolist() == counts
+    assert np.array_equal(head.present_at(codes), np.nonzero(head.present(codes)))
     assert head.known(codes).tolist() == head.any_cell(codes >= 0).tolist() == [text != "" for text in texts]
     assert not (head.present(codes) & ~head.decided(codes)).any()
     assert np.broadcast_to(head.spread(np.arange(3)), codes.shape).shape == codes.shape

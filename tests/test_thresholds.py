@@ -144,7 +144,7 @@ def test_a_image_has_no_say_in_its_own_thresholds() -> None:
 def test_one_image_is_judged_at_one_half() -> None:
     codes, probabilities = np.array([[1, 0]]), np.array([[0.2, 0.1]], dtype=np.float32)
     fitted = cross_fitted(codes, probabilities, lambda c, p: best_global(c, p, "micro_f1"))
-    assert fitted.tolist() == [[0.5, 0.5]]
+    assert fitted.tolist() == [[0.5]]
 
 
 def test_a_gain_is_paired_and_above_zero_where_it_is_better() -> None:

@@ -204,9 +204,10 @@ class StoredCache:
 
 def find_caches(folder: Path, ids: Sequence[str], *, hashes: Sequence[str | None]) -> list[StoredCache]:
     """Return the caches in `folder` of exactly these images in this order, the most detailed last."""
-    holds, caches = _holds(ids, hashes), []
-    rows = {id_: row for row, id_ in enumerate(ids)}
-    for manifest in sorted(folder.glob("*.json")):
+    manifests, caches = sorted(folder.glob("*.json")), []
+    holds = _holds(ids, hashes) if manifests else ""
+    rows: dict[str, int] = {}
+    for manifest in manifests:
         try:
             about = json.loads(manifest.read_text(encoding="utf-8"))
             side, size, resize = int(about["side"]), int(about["size"]), Resize.model_validate(about["resize"])
@@ -214,6 +215,7 @@ def find_caches(folder: Path, ids: Sequence[str], *, hashes: Sequence[str | None
             continue  # of another version, or damaged: no cache, as for `build`
         pixels = _mapped(manifest.with_suffix(".pixels"), len(ids), side) if about.get("holds") == holds else None
         if pixels is not None:
+            rows = rows or {id_: row for row, id_ in enumerate(ids)}
             cache = with_numbers(Cache(pixels, rows, manifest.stem), ids, hashes, size=size, resize=resize)
             caches.append(StoredCache(cache, size, resize))
     return sorted(caches, key=lambda stored: (stored.cache.side, stored.size))

@@ -103,6 +103,14 @@ class Head:
         """Return which classes (N, K) each image is known to have."""
         return np.asarray(codes[:, None] == np.arange(self.size) if self.multiclass else codes == 1)
 
+    def present_at(self, codes: Codes) -> tuple[Ints, Ints]:
+        """Return image and class (P,) of each True of `present`, row by row, without its N x K cells."""
+        if self.multiclass:
+            images = np.flatnonzero(codes >= 0)
+            return images, codes[images]
+        images, classes = np.nonzero(codes == 1)
+        return images, classes
+
     def decided(self, codes: Codes) -> Bools:
         """Return for which classes (N, K) it is known whether an image has them."""
         return np.broadcast_to(self.columns(codes >= 0), (len(codes), self.size))

@@ -41,6 +41,8 @@ HIGHER_IS_BETTER: dict[str, bool] = {
 PlanMetric = Literal["accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "mean_average_precision", "nll"]
 """The metrics that a plan may be for."""
 
+WHOLE_CONFUSION = 100  # classes: a matrix of 1,000 is 10 MB of text
+
 HEADLINE_METRICS = ("accuracy", "micro_f1", "macro_f1")
 """The first of these that all heads share stands for a run whose plan names none."""
 
@@ -88,7 +90,7 @@ class HeadScore:
             "n": self.n,
             "metrics": {name: metric.to_json() for name, metric in self.metrics.items()},
             "per_class": self.per_class.to_dicts(),
-            "confusion": None if self.confusion is None else self.confusion.tolist(),
+            "confusion": None if self.confusion is None else confusion_json(self.confusion),
             "by_frequency": [
                 {
                     **group.to_json(self.per_class["class"].to_list()),
@@ -97,6 +99,25 @@ class HeadScore:
                 for group, metrics in self.by_frequency
             ],
         }
+
+
+def confusion_json(matrix: Ints) -> list[list[int]] | dict[str, list[int]]:
+    """Return a confusion matrix (K, K) as rows, or of more than 100 classes its cells that hold images."""
+    if len(matrix) <= WHOLE_CONFUSION:
+        rows: list[list[int]] = matrix.tolist()
+        return rows
+    true, predicted = np.nonzero(matrix)
+    cells = {"true": true, "predicted": predicted, "images": matrix[true, predicted]}
+    return {name: values.tolist() for name, values in cells.items()}
+
+
+def read_confusion(written: Sequence[Sequence[int]] | Mapping[str, Sequence[int]], size: int) -> Ints:
+    """Return the confusion matrix (K, K) that `confusion_json` wrote."""
+    if not isinstance(written, Mapping):
+        return np.array(written)
+    matrix = np.zeros((size, size), np.int64)
+    matrix[written["true"], written["predicted"]] = written["images"]
+    return matrix
 
 
 def to_json(scores: Mapping[str, HeadScore]) -> dict[str, object]:
@@ -190,13 +211,13 @@ def probabilities_of(space: LabelSpace, logits: Reals) -> Floats:
 def _tallies(space: LabelSpace, codes: Sequence[Codes], probabilities: Reals, thresholds: Thresholds) -> list[Tally]:
     if probabilities.shape[1:] != (space.width,) or any(len(known) != len(probabilities) for known in codes):
         raise ValueError(f"probabilities {probabilities.shape} do not fit {len(codes)} heads of width {space.width}")
-    broken = int((~np.isfinite(probabilities)).any(axis=1).sum())
+    broken = int((~np.isfinite(probabilities).all(axis=1)).sum())
     if broken:
         raise TrainingError(
             f"The model's probabilities for {broken} of {len(probabilities)} images are not finite numbers and "
             "cannot be scored. Train again with a lower learning rate, or in full precision."
         )
-    cuts = np.broadcast_to(np.asarray(thresholds, dtype=np.float64), probabilities.shape)
+    cuts = np.broadcast_to(np.asarray(thresholds), probabilities.shape)
     return [
         multiclass(head, known, outputs) if head.multiclass else multilabel(head, known, outputs, cuts[:, columns])
         for head, columns, known, outputs in space.each(codes, probabilities)
@@ -229,12 +250,10 @@ def _limits_by_class(tally: Tally) -> dict[str, pl.Series]:
     """Return the columns of the intervals of `per_class`."""
     hits, predicted, support = tally.counts
     limits = {"precision": wilson_each(hits, predicted), "recall": wilson_each(hits, support)}
-    measured = [
-        {name: metric(estimate) for name, estimate in tally.of_class(index).items()} if support[index] else {}
-        for index in range(tally.head.size)
-    ]
+    measured = tally.of_each_class()
     for name in ("f1",) if tally.head.multiclass else ("f1", "average_precision"):
-        by_class = [metrics.get(name) for metrics in measured]
+        of_classes = (measured.get(number, {}).get(name) for number in range(tally.head.size))
+        by_class = [None if one is None else metric(one) for one in of_classes]
         limits[name] = (
             [one.low if one else None for one in by_class],
             [one.high if one else None for one in by_class],

@@ -7,6 +7,7 @@ comes from rankings (average precision) or from bins of confidence (calibration 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,6 +24,7 @@ from assay.metrics.estimates import (
     Rows,
     average_precision,
     calibration_error,
+    f1_of_each,
     mean_average_precision,
     mean_loss,
     mean_of,
@@ -112,13 +114,15 @@ class Tally:
             "accuracy": mean_of("accuracy", self.n, (_summed(hits), _summed(support))),
         }
 
-    def of_class(self, index: int) -> dict[str, Estimate]:
-        """Return F1 of one class that occurs, and of a tag its average precision."""
-        hits, predicted, support = (rows[[index]] for rows in self._by_class())
-        estimates = {"f1": mean_of_f1("f1", self.n, hits, predicted + support)}
-        if index in self.precisions:
-            estimates["average_precision"] = mean_average_precision(self.n, [self.precisions[index]])
-        return estimates
+    def of_each_class(self) -> dict[int, dict[str, Estimate]]:
+        """Return F1 of each class that occurs, and of a tag its average precision, by the number of the class."""
+        hits, predicted, support = self.counts
+        there = np.flatnonzero(support)
+        estimates = f1_of_each(self.n, hits[there], (predicted + support)[there]) if self.n else []
+        by_class = {int(number): {"f1": one} for number, one in zip(there, estimates, strict=True)}
+        for tag, precision in self.precisions.items():
+            by_class[tag]["average_precision"] = mean_average_precision(self.n, [precision])
+        return by_class
 
     def _by_class(self) -> tuple[Rows, Rows, Rows]:
         return self.sums["hits"], self.sums["predicted"], self.sums["support"]
@@ -229,9 +233,9 @@ def multilabel(head: Head, codes: Codes, probabilities: Reals, cuts: Reals) -> T
     )
 
 
-def row_blocks(cells: Reals) -> Iterator[slice]:
-    """Yield slices of the rows (N, K) for what is computed row by row, so that no more than a block is held of it."""
-    step = max(1, BLOCK // max(cells.shape[1], 1))
+def row_blocks(cells: npt.NDArray[np.generic]) -> Iterator[slice]:
+    """Yield slices of the rows (N, ...) for what is computed row by row, so that no more than a block is held of it."""
+    step = max(1, BLOCK // max(math.prod(cells.shape[1:]), 1))
     return (slice(first, first + step) for first in range(0, len(cells), step))
 
 
@@ -258,7 +262,8 @@ def _summed(rows: Rows) -> Rows:
 def _digest(*arrays: npt.NDArray[np.generic]) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for array in arrays:
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        for rows in row_blocks(array):  # which copies no more than a block of an array of repeated rows
+            digest.update(np.ascontiguousarray(array[rows]).reshape(-1).view(np.uint8).data)
     return digest.digest()
 
 

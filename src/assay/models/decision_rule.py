@@ -41,7 +41,9 @@ class DecisionRule:
 
     def logits(self, raw: Reals) -> Floats:
         """Return the logits (N, W) that probabilities are taken of."""
-        return ((raw - self.shift) / self.temperature).astype(np.float32)
+        logits = raw - self.shift
+        logits /= self.temperature
+        return logits.astype(np.float32, copy=False)
 
     def to_json(self, space: LabelSpace) -> dict[str, HeadRule]:
         """Return the rule of each head, its arrays in the order of its classes."""

@@ -6,7 +6,7 @@ Each baseline predicts the validation images and is scored like a model.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from assay.arrays import Doubles, Floats, Ints, Pixels, Reals
 from assay.labels.space import Codes, Head, LabelSpace, untagged
 from assay.metrics.metrics import probabilities_of
+from assay.metrics.tallies import row_blocks
 from assay.training.linear import Linear, one_thread
 
 SIDE = 16  # pixels
@@ -59,40 +60,35 @@ def baseline_predictions(
     train: Reals,
     val: Reals,
     drawn: Ints | None = None,
-    all_pixels: Reals | None = None,
-    untrained: Reals | None = None,
-) -> dict[str, BaselinePrediction]:
-    """Return every baseline by name, in the order of tables.
+    others: Mapping[str, Callable[[], Reals]] | None = None,
+) -> Iterator[tuple[str, BaselinePrediction]]:
+    """Yield every baseline with its name, in the order of tables; one is dropped before the next is computed.
 
     codes: of the training images. train, val: (N, F) and (M, F), images as rows of `shrink`; where these are not all
         training images, `drawn` (N,) are their rows.
-    all_pixels: logits (M, width) of a model of `fit_pixels`.
-    untrained: logits (M, width) of the network before training, with a head of random weights.
+    others: what computes the logits (M, width) of further baselines: of a model of `fit_pixels`, and of the network
+        before training, with a head of random weights.
     """
     half, never = (np.full(space.width, threshold, dtype=np.float32) for threshold in (0.5, NEVER))
     shares = majority(space, codes, count=len(val))
+    yield MAJORITY, BaselinePrediction(shares, half)
+    if not all(head.multiclass for head in space):
+        yield NO_TAG, BaselinePrediction(shares, never)
+    yield ZEROS, BaselinePrediction(_on_zero_images(space, codes, shares), half)
     of_drawn = codes if drawn is None else [known[drawn] for known in codes]
-    linear = linear_probabilities(space, of_drawn, train=train, val=val)
-    predictions = {
-        MAJORITY: BaselinePrediction(shares, half),
-        **({} if all(head.multiclass for head in space) else {NO_TAG: BaselinePrediction(shares, never)}),
-        ZEROS: BaselinePrediction(_on_zero_images(space, codes, shares), half),
-        LINEAR: BaselinePrediction(linear, half),
-    }
-    for name, logits in ((LINEAR_ALL, all_pixels), (UNTRAINED, untrained)):
-        if logits is not None:
-            predictions[name] = BaselinePrediction(probabilities_of(space, logits), half)
-    return predictions
+    yield LINEAR, BaselinePrediction(linear_probabilities(space, of_drawn, train=train, val=val), half)
+    for name, logits in (others or {}).items():
+        yield name, BaselinePrediction(probabilities_of(space, logits()), half)
 
 
 def majority(space: LabelSpace, codes: Sequence[Codes], *, count: int) -> Floats:
-    """Return the shares of the training labels, repeated for `count` images: (count, width).
+    """Return the shares of the training labels, repeated for `count` images: (count, width), read-only.
 
     The prediction is the most frequent class, and of each tag the more frequent of its presence and absence. A
     multi-class head without a known label gets equal shares, a tag without one 0.
     """
     shares = [_shares(head, known) for head, known in zip(space, codes, strict=True)]
-    return np.tile(np.concatenate(shares).astype(np.float32), (count, 1))
+    return np.broadcast_to(np.concatenate(shares).astype(np.float32), (count, space.width))
 
 
 def leak_check(predictions: Mapping[str, BaselinePrediction]) -> dict[str, object]:
@@ -100,20 +96,22 @@ def leak_check(predictions: Mapping[str, BaselinePrediction]) -> dict[str, objec
 
     A model that sees nothing can learn the shares of the labels alone.
     """
-    difference = float(np.abs(predictions[ZEROS].probabilities - predictions[MAJORITY].probabilities).max(initial=0))
+    zeros, most = (predictions[name].probabilities for name in (ZEROS, MAJORITY))
+    blocks = (float(np.abs(zeros[rows] - most[rows]).max()) for rows in row_blocks(zeros))
+    difference = max(blocks, default=0.0)
     return {"largest difference": difference, "passed": difference <= LEAK}
 
 
 def _on_zero_images(space: LabelSpace, codes: Sequence[Codes], shares: Floats) -> Floats:
     """Return the predictions (M, width) of the linear model trained and applied on all-zero images.
 
-    All features are equal, so that one stands for them. What the solver leaves open of the shares of the majority
-    (M, width) is rounded off, or classes as frequent as one another would be answered differently.
+    All features are equal, so that one stands for them, and one image for all. What the solver leaves open of the
+    shares of the majority (M, width) is rounded off, or classes as frequent as one another would be answered
+    differently.
     """
-    blank = np.zeros((max(len(known) for known in codes), 1), np.float32)
-    answers = linear_probabilities(space, codes, train=blank, val=blank[:1].repeat(len(shares), axis=0))
-    rounded: Floats = np.where(np.abs(answers - shares) <= CLOSE, shares, answers)
-    return rounded
+    blank = np.zeros((1, 1), np.float32)
+    answers, most = linear_probabilities(space, codes, train=blank, val=blank), shares[:1]
+    return np.broadcast_to(np.where(np.abs(answers - most) <= CLOSE, most, answers), shares.shape)
 
 
 def without_a_tag(space: LabelSpace, codes: Mapping[str, Sequence[Codes]]) -> dict[str, dict[str, object]]:
@@ -134,34 +132,49 @@ def linear_probabilities(space: LabelSpace, codes: Sequence[Codes], *, train: Re
     """Fit a logistic regression of every head to features (N, F) and return its probabilities (M, width) of (M, F).
 
     It is multinomial, or one a tag. Features are standardised by the training images; C = 0.01, at most 100
-    iterations of L-BFGS. From all-zero features it can learn only the shares of the labels: it then equals `majority`,
-    or the evaluation leaks. 4,000 images of 16 x 16 pixels and 12 classes take about a second.
+    iterations of L-BFGS. One row of `train` stands for as many equal images as there are labels. From all-zero features
+    it can learn only the shares of the labels: it then equals `majority`, or the evaluation leaks. 4,000 images of
+    16 x 16 pixels and 12 classes take about a second.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     mean, spread = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
     spread[spread < 1e-6] = 1.0  # a constant feature must not become noise
-    train_features, val_features = (((x - mean) / spread).astype(np.float32) for x in (train, val))
-    probabilities = majority(space, codes, count=len(val))
+    train_features, val_features = (_standardised(x, mean, spread) for x in (train, val))
+    probabilities = majority(space, codes, count=len(val)).copy()
     # One thread: the matrices are too small to share, and on a busy machine threads that wait for a core were
     # measured to cost ten times what they save.
     with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 100 iterations are the definition of this baseline
+        warnings.filterwarnings("ignore", "The number of unique classes")  # all of them, where one row stands for many
         for head, columns, known in space.each(codes):
             for tag, target in enumerate(head.columns(known).T):
                 rows = np.flatnonzero(target >= 0)
-                classes = np.unique(target[rows])
+                labels, counts = target[rows], None
+                classes, frequencies = np.unique(labels, return_counts=True)
                 if len(classes) < 2:
                     continue  # the shares predict it already
-                fitted = LogisticRegression(C=STRENGTH, max_iter=ITERATIONS).fit(train_features[rows], target[rows])
-                outputs = fitted.predict_proba(val_features)
+                if len(train) == 1:
+                    rows, labels, counts = np.zeros_like(classes), classes, frequencies
+                fitted = LogisticRegression(C=STRENGTH, max_iter=ITERATIONS)
+                fitted.fit(train_features[rows], labels, sample_weight=counts)
                 if head.multiclass:
                     probabilities[:, columns] = 0.0
-                    probabilities[:, columns.start + classes] = outputs
-                else:
-                    probabilities[:, columns.start + tag] = outputs[:, 1]
+                for block in row_blocks(probabilities):
+                    outputs = fitted.predict_proba(val_features[block])
+                    if head.multiclass:
+                        probabilities[block, columns.start + classes] = outputs
+                    else:
+                        probabilities[block, columns.start + tag] = outputs[:, 1]
     return probabilities
+
+
+def _standardised(features: Reals, mean: Doubles, spread: Doubles) -> Floats:
+    result = np.empty(features.shape, np.float32)
+    for rows in row_blocks(features):
+        result[rows] = (features[rows] - mean) / spread
+    return result
 
 
 def fit_pixels(space: LabelSpace, codes: Sequence[Codes], pixels: Pixels, *, seed: int = 0) -> Linear:

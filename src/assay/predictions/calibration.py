@@ -7,10 +7,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import scipy  # its modules are imported when they are first used
-from scipy.special import expit, log_softmax, logit, softmax
+from scipy.special import expit, log_softmax, logit
 
 from assay.arrays import Doubles, Floats, Reals
-from assay.labels.space import Codes, Head
+from assay.labels.space import Codes, Head, LabelSpace
+from assay.metrics.metrics import probabilities_of
+from assay.metrics.tallies import row_blocks
 
 COLDEST, HOTTEST = 0.05, 20.0
 FEWEST = 10  # labels: of fewer, a temperature is that of single images
@@ -24,25 +26,39 @@ def temperature(head: Head, codes: Codes, logits: Reals, weights: Reals | None =
     """
     known = head.known(codes)
     counts = np.ones(codes.shape) if weights is None else weights.astype(np.float64)
-    codes, counts, scores = codes[known], counts[known], logits[known].astype(np.float64)
-    if head.multiclass:
-        scores -= scores.max(axis=1, keepdims=True)  # makes equal logits exactly 0, whose slope is 0 too
-
-    def slope(scale: float) -> float:
-        """Return the slope of the summed loss of `scale * logits`."""
-        if head.multiclass:
-            expected = (softmax(scale * scores, axis=1) * scores).sum(axis=1)
-            return float((counts * (expected - scores[np.arange(len(codes)), codes])).sum())
-        return float((counts * (expit(scale * scores) - codes) * scores)[codes >= 0].sum())
-
-    coldest, hottest = slope(1 / COLDEST), slope(1 / HOTTEST)
+    args = (head, codes[known], counts[known], logits if known.all() else logits[known])
+    coldest, hottest = _slope(1 / COLDEST, *args), _slope(1 / HOTTEST, *args)
     if coldest == hottest:  # so is every slope between: no label is known, or all logits are equal
         return 1.0
     if coldest <= 0:
         return COLDEST
     if hottest >= 0:
         return HOTTEST
-    return float(1 / scipy.optimize.brentq(slope, 1 / HOTTEST, 1 / COLDEST, xtol=1e-9))
+    # What is given as `args` is freed at the end; what the function encloses, SciPy keeps until the next collection.
+    return float(1 / scipy.optimize.brentq(_slope, 1 / HOTTEST, 1 / COLDEST, args=args, xtol=1e-9))
+
+
+def _slope(scale: float, head: Head, codes: Codes, counts: Reals, logits: Reals) -> float:
+    """Return the slope of the summed loss of `scale * logits` (N, K) of images with known labels."""
+    if not head.multiclass:
+        exact = logits.astype(np.float64)
+        return float((counts * (expit(scale * exact) - codes) * exact)[codes >= 0].sum())
+    slopes = np.empty(len(codes))
+    for rows in row_blocks(logits):
+        exact = logits[rows].astype(np.float64)
+        exact -= exact.max(axis=1, keepdims=True)  # makes equal logits exactly 0, whose slope is 0 too
+        powers = np.exp(scale * exact)
+        expected = np.einsum("nk,nk->n", powers, exact) / powers.sum(axis=1)
+        slopes[rows] = expected - np.take_along_axis(exact, codes[rows, None], axis=1)[:, 0]
+    return float((counts * slopes).sum())
+
+
+def probabilities_at(space: LabelSpace, logits: Floats, temperatures: Reals) -> Floats:
+    """Return probabilities of logits (N, W) divided by temperatures, (W,) or (N, W), without an array of these."""
+    temperatures, probabilities = np.broadcast_to(temperatures, logits.shape), np.empty_like(logits)
+    for rows in row_blocks(logits):
+        probabilities[rows] = probabilities_of(space, logits[rows] / temperatures[rows])
+    return probabilities
 
 
 def settled_temperature(head: Head, codes: Codes, logits: Reals) -> float:

@@ -43,8 +43,7 @@ def changed_classes(space: LabelSpace, given: Ints, images: int, before: Ints, i
 
 def predicted_counts(space: LabelSpace, probabilities: Reals) -> Ints:
     """Return how many rows are predicted to have each class (W,); tags from one half up, whatever their threshold."""
-    counts = [head.present(head.decide(probabilities[:, at])).sum(axis=0) for head, at in space.each()]
-    return np.concatenate(counts).astype(np.int64)
+    return np.concatenate([head.counts(head.decide(probabilities[:, at])) for head, at in space.each()])
 
 
 def adapted(space: LabelSpace, probabilities: Reals, prior: Floats) -> tuple[Floats, Floats]:

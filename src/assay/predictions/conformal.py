@@ -11,28 +11,27 @@ one quantile a class, of the images that have it (Vovk 2012).
 from __future__ import annotations
 
 import math
-from functools import partial
 from itertools import product
 from typing import TypedDict
 
 import numpy as np
 
-from assay.arrays import Floats, Reals
+from assay.arrays import Bools, Floats, Reals
 from assay.labels.space import Codes, Head
 from assay.metrics.selective import set_coverage
 from assay.models.uncertainty import Cells
-from assay.predictions.cross_fitting import cross_fitted
+from assay.predictions.cross_fitting import folds_of
 
 COVERAGES = (0.8, 0.9, 0.95)  # that are measured
+FOLDS = 5
 EVERY = np.float32(0)  # a threshold that all classes reach
 ROUNDING = 1e-6  # of sums of weights such as a third
 
 
 def present_cells(head: Head, codes: Codes, probabilities: Reals) -> Cells:
     """Return the classes that images are known to have, with the probabilities (N, K) that they are given."""
-    present = head.present(codes)
-    count = present.sum(axis=1)
-    rows, classes = np.nonzero(present)
+    rows, classes = head.present_at(codes)
+    count = np.bincount(rows, minlength=len(codes))
     values = probabilities[rows, classes].astype(np.float32)
     order = np.argsort(values, kind="stable")
     weights = (1 / count[rows[order]]).astype(np.float32)
@@ -76,12 +75,12 @@ def set_scores(head: Head, codes: Codes, probabilities: Reals, cells: Cells | No
     The sets are those of `cells`; without them of the images themselves, each of a threshold from the other folds.
     """
     scores: list[SetScore] = []
+    parts = [(slice(None), cells)] if cells is not None else _folds(head, codes, probabilities)
+    sets = np.empty(probabilities.shape, np.bool_)
     for coverage, by_class in product(COVERAGES, (False, True)):
-        if cells is not None:
-            cuts = set_thresholds(cells, coverage, head.size, by_class=by_class)
-        else:
-            cuts = cross_fitted(codes, probabilities, partial(_chosen, head, coverage=coverage, by_class=by_class))
-        sets = probabilities >= cuts
+        for inside, others in parts:
+            cuts = set_thresholds(others, coverage, head.size, by_class=by_class)
+            sets[inside] = probabilities[inside] >= cuts
         covered = set_coverage(head, codes, sets)
         if covered is not None:
             size = float(sets[head.known(codes)].sum(axis=1).mean())
@@ -91,8 +90,11 @@ def set_scores(head: Head, codes: Codes, probabilities: Reals, cells: Cells | No
     return scores
 
 
-def _chosen(head: Head, codes: Codes, probabilities: Reals, *, coverage: float, by_class: bool) -> Floats:
-    return set_thresholds(present_cells(head, codes, probabilities), coverage, head.size, by_class=by_class)
+def _folds(head: Head, codes: Codes, probabilities: Reals) -> list[tuple[Bools | slice, Cells]]:
+    """Return of each fold its images (N,), and the cells of the images outside."""
+    fold = folds_of(len(codes), FOLDS, seed=0)
+    masks = [fold == number for number in np.unique(fold)]
+    return [(inside, present_cells(head, np.where(head.spread(inside), -1, codes), probabilities)) for inside in masks]
 
 
 def least_images(coverage: float) -> int:

@@ -28,12 +28,15 @@ def folds_of(images: int, count: int, *, seed: int) -> Ints:
 
 
 def cross_fitted(codes: Codes, outputs: Reals, choose: Choose, *, folds: int = 5, seed: int = 0) -> Floats:
-    """Return, for each image, what `choose` returns on the other folds: (N, K), like `outputs`."""
+    """Return, for each image, what `choose` returns on the other folds: (N, 1) or (N, K)."""
     fold = folds_of(len(codes), folds, seed=seed)
-    chosen = np.empty(outputs.shape, dtype=np.float32)
-    for number in np.unique(fold):
-        inside = fold == number
-        chosen[inside] = choose(codes[~inside], outputs[~inside])
+    by_fold = {
+        number: np.atleast_1d(np.asarray(choose(codes[fold != number], outputs[fold != number]), np.float32))
+        for number in np.unique(fold)
+    }
+    chosen = np.empty((len(codes), max((one.size for one in by_fold.values()), default=1)), np.float32)
+    for number, one in by_fold.items():
+        chosen[fold == number] = one
     return chosen
 
 
@@ -42,7 +45,8 @@ def decision_tally(head: Head, codes: Codes, probabilities: Reals, thresholds: f
 
     `probabilities` is (N, K); `thresholds` one number, (K,) or (N, K), and not read for a multi-class head.
     """
-    known = head.known(codes)
+    labelled = head.known(codes)
+    known = slice(None) if labelled.all() else labelled  # no copy where these are all
     if head.multiclass:
         return multiclass(head, codes[known], probabilities[known])
     cuts = np.broadcast_to(np.asarray(thresholds, dtype=np.float32), probabilities.shape)

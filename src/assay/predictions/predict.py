@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,10 +56,15 @@ class Predictions:
 
     __repr__ = __str__
 
+    @property
+    def cuts(self) -> Floats:
+        """The thresholds of each image (N, width), read-only."""
+        return np.broadcast_to(self.thresholds, self.logits.shape)
+
     def _cells(self, row: int) -> list[str]:
         if self.ids[row] in self.unreadable:
             return [f"unreadable: {self.unreadable[self.ids[row]]}"] + [""] * (len(self.space) - 1)
-        cuts = np.broadcast_to(self.thresholds, self.logits.shape)[row]
+        cuts = self.cuts[row]
         cells = []
         for head, columns in self.space.each():
             scores = self.probabilities[row, columns]
@@ -79,13 +85,14 @@ class Predictions:
     def joined(parts: Sequence[Predictions]) -> Predictions:
         """Return several parts as one, in order."""
         first = parts[0]
+        alike = all(np.array_equal(part.thresholds, first.thresholds) for part in parts) and first.thresholds.ndim == 1
         unreadable = {name: reason for part in parts for name, reason in part.unreadable.items()}
         return Predictions(
             [name for part in parts for name in part.ids],
             first.space,
             np.concatenate([part.logits for part in parts]),
             np.concatenate([part.probabilities for part in parts]),
-            first.thresholds if first.thresholds.ndim == 1 else np.concatenate([part.thresholds for part in parts]),
+            first.thresholds if alike else np.concatenate([part.cuts for part in parts]),
             first.model,
             first.out_of_fold,
             unreadable,
@@ -114,21 +121,37 @@ class Predictions:
         return [None if np.isnan(row[0]) else names[int(row.argmax())] for row in probabilities]
 
     def write(self, path: Path) -> None:
-        """Write a Parquet file of id, and logits and thresholds as a list an image."""
-        thresholds = np.broadcast_to(self.thresholds, self.logits.shape)
-        table = pl.DataFrame({"id": self.ids, "logits": self.logits, "thresholds": thresholds})
-        with whole(path) as beside:
-            table.write_parquet(beside)
+        """Write a Parquet file, see `write_logits`."""
+        write_logits(path, self.ids, self.logits, self.thresholds)
 
     @staticmethod
     def read(path: Path, space: LabelSpace, *, model: str) -> Predictions:
         """Read the file that `write` wrote."""
-        table = pl.read_parquet(path, hive_partitioning=False, glob=False)
-        logits, thresholds = (
-            np.asarray(table[name].to_numpy(), dtype=np.float32).reshape(-1, space.width)
-            for name in ("logits", "thresholds")
-        )
-        return Predictions.of(table["id"].to_list(), space, logits, model=model, thresholds=thresholds)
+        ids, logits, thresholds = read_logits(path, space)
+        return Predictions.of(ids, space, logits, model=model, thresholds=thresholds)
+
+
+def write_logits(path: Path, ids: Sequence[str], logits: Floats, thresholds: Floats) -> None:
+    """Write a Parquet file of id, and logits as a list an image; thresholds likewise, or once for all images."""
+    table = pl.DataFrame({"id": ids, "logits": logits})
+    about = {}
+    if thresholds.ndim == 1:
+        about["thresholds"] = json.dumps(thresholds.tolist())
+    else:
+        table = table.with_columns(thresholds=thresholds)
+    with whole(path) as beside:
+        table.write_parquet(beside, metadata=about)
+
+
+def read_logits(path: Path, space: LabelSpace) -> tuple[list[str], Floats, Floats]:
+    """Return ids, logits (N, W), and thresholds, (W,) or (N, W), of a file that `write_logits` wrote."""
+    table = pl.read_parquet(path, hive_partitioning=False, glob=False)
+    once = pl.read_parquet_metadata(path).get("thresholds")
+    ids, arrays = table["id"].to_list(), [
+        np.asarray(table[name].to_numpy(), dtype=np.float32).reshape(-1, space.width)
+        for name in table.columns[1:]
+    ]  # fmt: skip
+    return ids, arrays[0], arrays[1] if once is None else np.array(json.loads(once), np.float32)
 
 
 def in_chunks(network: Callable[[Tensor], Tensor], inputs: Floats, *, rows: int = 512) -> Floats:

@@ -16,6 +16,7 @@ import vl_convert
 from assay.files import whole
 from assay.labels.space import LabelSpace
 from assay.messages import plain, shortened
+from assay.metrics.metrics import read_confusion
 
 Chart = Any  # altair's many classes of chart
 Rows = list[dict[str, Any]]
@@ -241,11 +242,12 @@ def write_images(folder: Path, histories: Sequence[pl.DataFrame], heads: dict[st
     if histories:
         save(curves(on_one_axis(histories)), folder / "curves")
     for head in space:
-        matrix = heads.get(head.name, {}).get("confusion")
-        if matrix is None:
+        written = heads.get(head.name, {}).get("confusion")
+        if written is None:
             continue
+        matrix = read_confusion(written, head.size)
         name = "confusion" if len(space) == 1 else f"confusion-{list(space).index(head) + 1}"
-        save(confusion(np.array(matrix), head.classes, head=head.name if len(space) > 1 else None), folder / name)
+        save(confusion(matrix, head.classes, head=head.name if len(space) > 1 else None), folder / name)
 
 
 def on_one_axis(histories: Sequence[pl.DataFrame]) -> pl.DataFrame:

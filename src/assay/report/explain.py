@@ -15,6 +15,7 @@ from assay.arrays import Floats, Pixels
 from assay.errors import DataError, ImageError, ModelError, RunError
 from assay.images.cache import find_caches
 from assay.images.decode import read_square
+from assay.labels.samples import Samples
 from assay.labels.shards import ImageFile
 from assay.labels.space import Head, LabelSpace
 from assay.messages import SPLITS, plain
@@ -237,17 +238,18 @@ def explain_target(run: RunContents, member: int | None) -> ExplainTarget:
 
 def read_images(run: RunContents, names: Sequence[str], target: ExplainTarget) -> list[Image]:
     """Return images by file or by their id in the run, each once. Raises DataError that names all unreadable ones."""
-    by_id = {id_: row for row, id_ in enumerate(run.samples.ids)}
-    by_path = {path.resolve(): row for row, path in enumerate(run.samples.paths)}
+    files = {text: path.resolve() for text in dict.fromkeys(names) if (path := Path(text)).exists()}
+    of_run = zip(run.samples.paths, run.samples.names, strict=True) if files else ()
+    by_path = {path.resolve(): id_ for path, id_ in of_run}
+    known = set(run.samples.table["id"].filter(run.samples.table["id"].is_in(list(names))))
     images, problems = [], []
     for text in dict.fromkeys(names):
-        path = Path(text)
-        row = by_path.get(path.resolve()) if path.exists() else by_id.get(text)
+        id_ = by_path.get(files[text]) if text in files else text if text in known else None
         try:
-            if row is None:
-                images.append(Image(text, _read(path, target.network), None, {}))
+            if id_ is None:
+                images.append(Image(text, _read(Path(text), target.network), None, {}))
             else:
-                images.append(_image_of_run(run, row, target))
+                images.append(image_of_run(run, id_, target))
         except ImageError as error:
             problems.append(f"\n  {plain(text)}: {error}")
     if problems:
@@ -262,29 +264,30 @@ def _read(path: ImageFile, network: TrainedModel) -> Pixels:
     return read_square(path, network.side, settings=network.resize, size=network.size)
 
 
-def _image_of_run(run: RunContents, row: int, target: ExplainTarget) -> Image:
+def image_of_run(run: RunContents, id_: str, target: ExplainTarget) -> Image:
     """Return an image of the run, from the cache where its file is gone. Raises ImageError."""
-    id_, path = run.samples.ids[row], run.samples.paths[row]
+    sample = run.samples.take(run.samples.rows_of([id_]))
+    path = sample.paths[0]
     pixels = None if path.exists() else _from_cache(run, id_, target.network)
     if pixels is None:
         pixels = _read(path, target.network)
-    part = SPLITS.get(run.samples.table["split"][row] or "")
-    return Image(id_, pixels, part, _known(run, row, target))
+    part = SPLITS.get(sample.table["split"][0] or "")
+    return Image(id_, pixels, part, _known(sample, target))
 
 
 def _from_cache(run: RunContents, id_: str, network: TrainedModel) -> Pixels | None:
     wanted = (network.side, network.size, network.resize)
-    for kept in find_caches(run.paths.cache, run.as_read.ids, hashes=run.as_read.hashes):
+    for kept in find_caches(run.paths.cache, run.as_read.names, hashes=run.as_read.hash_names):
         if (kept.cache.side, kept.size, kept.resize) == wanted and id_ in kept.cache.rows:
             return np.array(kept.cache.pixels[kept.cache.rows[id_]])
     return None
 
 
-def _known(run: RunContents, row: int, target: ExplainTarget) -> Known:
-    """Return the label of an image under the heads that the network answers; for a node of a tree the right branch."""
-    known, samples = {}, run.samples.take([row])
+def _known(sample: Samples, target: ExplainTarget) -> Known:
+    """Return the label of one image under the heads that the network answers; for a node of a tree the right branch."""
+    known: dict[str, list[str]] = {}
     heads = {head.name: head for head in target.network.space}
-    for head, _, codes in samples.space.each(samples.codes()):
+    for head, _, codes in sample.space.each(sample.codes()):
         if head.name not in heads or not head.known(codes)[0]:
             continue
         names = [head.classes[number] for number in head.classes_of(codes[0])]

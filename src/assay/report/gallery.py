@@ -98,24 +98,20 @@ def fetch(gallery: Gallery, reader: Reader) -> Thumbnails:
 class Reader:
     """Reads images at any small size, in their proportions where the file is still there."""
 
-    paths: dict[str, ImageFile]
+    samples: Samples
     caches: list[StoredCache]
     levels: Levels | None = None  # of images of more than 8 bits
 
     @staticmethod
     def of(run: RunContents) -> Reader:
         """Return a reader of all images of a run, and of those that its steps made."""
-        return replace(
-            Reader.of_samples(run.as_read, run.folder / "cache"),
-            paths=dict(zip(run.samples.ids, run.samples.paths, strict=True)),
-        )
+        return replace(Reader.of_samples(run.as_read, run.folder / "cache"), samples=run.samples)
 
     @staticmethod
     def of_samples(samples: Samples, folder: Path) -> Reader:
         """Return a reader of these images, by their caches in `folder` where there are any."""
-        kept = find_caches(folder, samples.ids, hashes=samples.hashes)
-        paths = dict(zip(samples.ids, samples.paths, strict=True))
-        return Reader(paths, kept, next((one.resize.levels for one in kept), None))
+        kept = find_caches(folder, samples.names, hashes=samples.hash_names)
+        return Reader(samples, kept, next((one.resize.levels for one in kept), None))
 
     def tiles(self, ids: Sequence[str], *, side: int, padded: bool = True) -> tuple[Pixels, Bools]:
         """Return the readable images (n, side, side, 3), and which of the `ids` (N,) these are.
@@ -123,7 +119,8 @@ class Reader:
         Unless `padded`, they fill their squares: as in the cache, or the centre of the file.
         """
         cache = next((one for one in self.caches if one.cache.side >= side), self.caches[-1] if self.caches else None)
-        images = [self._read(id_, side, cache, padded=padded) for id_ in ids]
+        files = zip(ids, self.samples.take(self.samples.rows_of(ids)).paths, strict=True)
+        images = [self._read(id_, path, side, cache, padded=padded) for id_, path in files]
         kept = [image for image in images if image is not None]
         side = min(side, max((image.shape[0] for image in kept), default=side))
         out = np.empty((len(kept), side, side, 3), np.uint8)
@@ -133,8 +130,7 @@ class Reader:
             out[row] = image[pixels][:, pixels]
         return out, np.array([image is not None for image in images], dtype=np.bool_)
 
-    def _read(self, id_: str, side: int, stored: StoredCache | None, *, padded: bool) -> Pixels | None:
-        path = self.paths[id_]
+    def _read(self, id_: str, path: ImageFile, side: int, stored: StoredCache | None, *, padded: bool) -> Pixels | None:
         if stored is None or id_ not in stored.cache.rows:
             return read_thumbnail(path, side, padded=padded, levels=self.levels)
         if stored.cache.side < side or (padded and not _is_whole(path, stored.resize)):
@@ -243,15 +239,15 @@ def captions(
     gallery: Gallery, thumbnails: Thumbnails, samples: Samples, predictions: Mapping[str, str]
 ) -> dict[str, list[Any]]:
     """Return what the script of a page shows of each image: its tile, name, part, label and prediction, by id."""
-    rows = {id_: row for row, id_ in enumerate(samples.ids)}
-    order = [rows[id_] for id_ in gallery.numbers]
-    splits, codes = samples.table["split"].to_list(), samples.codes()
+    named = list(gallery.numbers)
+    some = samples.take(samples.rows_of(named))
+    splits, codes = some.table["split"].to_list(), some.codes()
     return {
         "tile": [list(tile) if tile else None for tile in thumbnails.tiles],
-        "name": [plain(id_) for id_ in gallery.numbers],
-        "part": [SPLITS.get(splits[row] or "", "") for row in order],
-        "label": [labels_text(samples.space, codes, row) for row in order],
-        "prediction": [predictions.get(id_, "") for id_ in gallery.numbers],
+        "name": [plain(id_) for id_ in named],
+        "part": [SPLITS.get(split or "", "") for split in splits],
+        "label": [labels_text(samples.space, codes, row) for row in range(len(named))],
+        "prediction": [predictions.get(id_, "") for id_ in named],
     }
 
 

@@ -59,7 +59,7 @@ def samples_html(samples: Samples) -> str:
 def predictions_html(predictions: Predictions) -> str:
     """Return the first predictions, each beside its image where its name is the path of a file."""
     count = min(IMAGES, len(predictions))
-    cuts = np.broadcast_to(predictions.thresholds, predictions.logits.shape)
+    cuts = predictions.cuts
     heads = list(predictions.space.each())[:HEADS]
     rows = []
     for row, id_ in enumerate(predictions.ids[:count]):

@@ -96,10 +96,11 @@ def write_report(
     drawn_map = None if isinstance(drawn, str) else drawn
     nearest = neighbours(drawn_map) if drawn_map else []
     finished = [step for step in run.steps if step.done and not step.name.is_trial]
+    changes = overview.changes(run)  # first: each step's predictions are read, before those that stay
     parts: dict[str, Any] = {
         "run": run,
         "overview": overview.headline(run, gallery),
-        "changes": overview.changes(run),
+        "changes": changes,
         "data": data(run, gallery),
         "history": history(run),
         "results": results(run, gallery),
@@ -122,7 +123,7 @@ def write_report(
     points = _points(run, drawn_map, gallery) if drawn_map else None
     thumbnails = fetch(gallery, Reader.of(run))
     script = {
-        "images": captions(gallery, thumbnails, run.samples, _predictions(run, drawn_map)),
+        "images": captions(gallery, thumbnails, run.samples, _predictions(run, drawn_map, gallery)),
         "heads": [
             {"name": plain(h.name), "kind": h.kind, "classes": [plain(c) for c in h.classes]} for h in run.samples.space
         ],
@@ -141,8 +142,8 @@ def _points(run: RunContents, drawn: FeatureMap, gallery: Gallery) -> dict[str, 
     return map_points(drawn, gallery.add(drawn.samples.ids), wrong, repairs.suspicion(run))
 
 
-def _predictions(run: RunContents, drawn: FeatureMap | None) -> dict[str, str]:
-    """Return what the newest model predicts for the images of the map and of validation, by id."""
+def _predictions(run: RunContents, drawn: FeatureMap | None, gallery: Gallery) -> dict[str, str]:
+    """Return what the newest model predicts for those images of the map and of validation that are shown, by id."""
     sources = []
     if drawn and drawn.probabilities is not None:
         sources.append((drawn.samples.ids, drawn.probabilities, drawn.thresholds))
@@ -153,6 +154,7 @@ def _predictions(run: RunContents, drawn: FeatureMap | None) -> dict[str, str]:
         id_: f"model: {predictions_text(run.samples.space, probabilities, thresholds, row)}"
         for ids, probabilities, thresholds in sources
         for row, id_ in enumerate(ids)
+        if id_ in gallery.numbers
     }
 
 

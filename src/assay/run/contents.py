@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from safetensors import safe_open
 
@@ -162,9 +161,8 @@ class LabelledPredictions:
         """Return codes, probabilities (N, K) and thresholds (N, K) under one head."""
         space = self.samples.space
         columns = space.columns_of(head.name)
-        thresholds = np.broadcast_to(self.predictions.thresholds, self.predictions.logits.shape)
         codes = self.codes[space.heads.index(space[head.name])]
-        return codes, self.predictions.probabilities[:, columns], thresholds[:, columns]
+        return codes, self.predictions.probabilities[:, columns], self.predictions.cuts[:, columns]
 
 
 def read_run(folder: Path) -> RunContents:

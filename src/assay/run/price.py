@@ -12,11 +12,12 @@ from assay.files import RunFolder, StepName
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
 from assay.labels.subset import labelled
-from assay.metrics.metrics import gains, overall
+from assay.metrics.metrics import gains, overall, probabilities_of, score
+from assay.metrics.tallies import row_blocks
 from assay.models.decision_rule import DecisionRule
 from assay.models.trained_model import read_description
 from assay.plan.checks import RULES
-from assay.predictions.predict import Predictions, score_predictions
+from assay.predictions.predict import Predictions
 from assay.predictions.thresholds import HALF
 from assay.run.contents import LabelledPredictions
 from assay.run.records import Alternative, DoneRecord
@@ -66,11 +67,14 @@ def _alternatives(now: LabelledPredictions, *, equal: Floats, assumed: Floats) -
     """Yield the metrics under each prior whose answers are others; `equal` and `assumed` (W,) are added to logits."""
     space, known = now.samples.space, now.predictions
     for prior, share in PRIORS.items():
-        logits = known.logits + share * equal - assumed
-        answers = Predictions.of(known.ids, space, logits.astype(np.float32), model=prior)
-        if np.allclose(answers.probabilities, known.probabilities, atol=1e-4) and _halves(known, space):
+        probabilities, same = np.empty_like(known.probabilities), _halves(known, space)
+        for rows in row_blocks(probabilities):
+            logits = known.logits[rows] + share * equal - assumed
+            probabilities[rows] = probabilities_of(space, logits.astype(np.float32, copy=False))
+            same = same and np.allclose(probabilities[rows], known.probabilities[rows], atol=1e-4)
+        if same:
             continue
-        scores = score_predictions(answers, now.samples)
+        scores = score(space, now.codes, probabilities)
         better = gains(now.scores, scores)
         names = [metric for metric in PRICED if metric in better]
         names = [metric for metric in names if metric != "micro_f1" or "accuracy" not in names]  # which it then is
@@ -84,8 +88,7 @@ def _alternatives(now: LabelledPredictions, *, equal: Floats, assumed: Floats) -
 
 def _halves(predictions: Predictions, space: LabelSpace) -> bool:
     """Return whether every tag is given from one half up."""
-    cuts = np.broadcast_to(predictions.thresholds, predictions.logits.shape)
-    return all(head.multiclass or bool((cuts[:, columns] == HALF).all()) for head, columns in space.each())
+    return all(head.multiclass or bool((predictions.cuts[:, columns] == HALF).all()) for head, columns in space.each())
 
 
 def _learning_step(name: StepName, steps: Mapping[StepName, DoneRecord]) -> StepName | None:

@@ -33,6 +33,7 @@ from assay.steps import STEPS, check_steps
 from assay.steps.base import Context, State, StepPlan, StepResult, steps_below, with_synthetic_images
 from assay.steps.sources import content_json
 from assay.training.checkpoint import leave_if_stopped
+from assay.training.devices import return_freed_memory
 
 
 def run_steps(
@@ -153,6 +154,7 @@ def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
     context.progress.line(f"{context.name}")
     began = time.perf_counter()
     result: StepResult = kind.run(step.settings, state, context)
+    return_freed_memory()  # or what the step computed with would stay beside all that comes after it
     if not main:
         return
     ledger = Ledger.read(context.ledger)

@@ -63,6 +63,7 @@ from assay.training.devices import (
     current_processes,
     keep_freed_memory,
     pick_device,
+    return_freed_memory,
 )
 
 __all__ = ["Draw", "Run", "evaluate", "load", "train"]
@@ -132,6 +133,7 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
                 drop_other_edits(prepared.ledger.path, state.done)
                 _tidy_cache(prepared.context, budgeted=staging is not None)
                 new = _finish(state, prepared, memory=memory, began=began, open_test=open_test, staging=staging)
+                return_freed_memory()
                 if new and draw is not None:
                     # No page for a variant or a trial, of which there are many.
                     left = None if budget is None else budget.left
@@ -277,14 +279,15 @@ def _finish(
     steps = {name: DoneRecord.read(run.step(name)) for name in sorted(run.steps_done(), key=path_key)}
     choice = choose_model(steps, samples, run, plan.take, metric=plan.metric, any_better=staging is not None)
     chosen = StepName(choice["step"]) if choice else None
-    now, baseline_scores = None, dict[str, Scores]()
+    baseline_scores = dict[str, Scores]()
     if chosen:
         baseline_scores |= _save_model(steps[chosen], samples, context, quick=staging is not None)
-        now = predictions_of(steps[chosen], samples, run)
+        return_freed_memory()
     test = None
     if open_test and choice:
         trained = context.as_read.part("train")
         test = test_scores(run, samples, trained, device=context.device, progress=context.progress)
+    now = predictions_of(steps[chosen], samples, run) if chosen else None
     ledger = Ledger.read(context.ledger)
     RunMetrics(
         key=key,

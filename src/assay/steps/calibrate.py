@@ -13,10 +13,9 @@ from assay.errors import DataError
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.metrics.intervals import Metric
-from assay.metrics.metrics import probabilities_of
 from assay.models.ensemble import Model
 from assay.models.uncertainty import Uncertainty
-from assay.predictions.calibration import at_temperature, settled_temperature, temperature
+from assay.predictions.calibration import at_temperature, probabilities_at, settled_temperature, temperature
 from assay.predictions.class_prior import predicted_counts
 from assay.predictions.conformal import SetScore, present_cells, set_scores
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
@@ -40,46 +39,44 @@ class CalibrateSettings(StepSettings):
 
 def run(settings: CalibrateSettings, state: State, context: Context) -> StepResult:
     """Choose temperatures on all of validation; write predictions at temperatures chosen without each image."""
-    validated = Validated.of(state, step="calibrate")
-    predictions, rule = validated.predictions, validated.model.decision_rule
+    validated, space = Validated.of(state, step="calibrate"), state.samples.space
+    rule, logits, codes = validated.model.decision_rule, validated.logits, validated.samples.codes()
     temperatures = np.ones_like(rule.temperature)
-    cross_fitted_temperatures = np.ones_like(predictions.logits)
+    of_images = np.ones((len(logits), len(space)), np.float32)  # a temperature a head
     details: dict[str, dict[str, object]] = {}
-    all_codes = validated.samples.codes()
-    named = heads_named(state.samples.space, settings.heads, step="calibrate")
-    for index, head, columns in named:
-        codes, logits = all_codes[index], predictions.logits[:, columns]
-        if not head.known(codes).any():
+    for index, head, columns in heads_named(space, settings.heads, step="calibrate"):
+        known, outputs = codes[index], logits[:, columns]
+        if not head.known(known).any():
             raise DataError(
                 f"calibrate: {head.name}: no validation image has a known label under this head. "
                 "Raise split.val, or name the other heads under heads."
             )
         choose = partial(settled_temperature, head)
-        temperatures[columns] = choose(codes, logits)
-        if temperatures[columns][0] == 1 and (best := temperature(head, codes, logits)) != 1:
+        temperatures[columns] = choose(known, outputs)
+        if temperatures[columns][0] == 1 and (best := temperature(head, known, outputs)) != 1:
             context.progress.line(
-                f"  {head.name}: {int(head.known(codes).sum()):,} labelled validation images do not determine a "
+                f"  {head.name}: {int(head.known(known).sum()):,} labelled validation images do not determine a "
                 f"temperature (the best would be {best:.3g}): it stays 1. Hold back more with split.val."
             )
-        of_images = cross_fitted(codes, logits, choose, folds=settings.folds, seed=context.seed)
-        cross_fitted_temperatures[:, columns] = of_images
-        details[head.name] = _details(head, codes, logits, temperatures[columns][0], of_images, context=context)
-    logits = predictions.logits / cross_fitted_temperatures
-    for head, _, codes, probabilities in state.samples.space.each(
-        all_codes, probabilities_of(state.samples.space, logits)
-    ):
-        details.setdefault(head.name, {})["sets"] = _sets(head, codes, probabilities, context)
-    uncertainty = _uncertainty(
-        settings, validated, predictions.logits / temperatures, context, labelled_parts(state.samples)[0]
-    )
+        of_images[:, [index]] = cross_fitted(known, outputs, choose, folds=settings.folds, seed=context.seed)
+        chosen = temperatures[columns][0]
+        details[head.name] = _details(head, known, outputs, chosen, of_images[:, [index]], context=context)
+    for index, (head, columns, known) in enumerate(space.each(codes)):
+        probabilities = probabilities_at(LabelSpace((head,)), logits[:, columns], of_images[:, [index]])
+        details.setdefault(head.name, {})["sets"] = _sets(head, known, probabilities, context)
+        del probabilities  # of 50,000 images and 1,000 classes 200 MB
+    uncertainty = _uncertainty(settings, validated, temperatures, context, labelled_parts(state.samples)[0])
+    scaled = np.empty_like(logits)
+    for index, (_, columns) in enumerate(space.each()):
+        scaled[:, columns] = logits[:, columns] / of_images[:, [index]]
     folder = validated.write(
         replace(
             rule,
             temperature=rule.temperature * temperatures,
             thresholds=at_temperature(rule.thresholds, temperatures),
         ),
-        logits=logits,
-        thresholds=at_temperature(predictions.thresholds, cross_fitted_temperatures),
+        logits=scaled,
+        thresholds=_at_temperatures(space, validated.thresholds, of_images),
         context=context,
         uncertainty=uncertainty,
     )
@@ -95,12 +92,21 @@ STEP = Step(
 )
 
 
+def _at_temperatures(space: LabelSpace, thresholds: Floats, of_images: Floats) -> Floats:
+    """Return thresholds, (W,) or (N, W), at the temperatures of images (N, H); without tags none is read."""
+    if all(head.multiclass for head in space):
+        return thresholds
+    cuts = np.broadcast_to(thresholds, (len(of_images), space.width))
+    moved = [at_temperature(cuts[:, at], of_images[:, [number]]) for number, (_, at) in enumerate(space.each())]
+    return np.concatenate(moved, axis=1)
+
+
 def _uncertainty(
-    settings: CalibrateSettings, validated: Validated, logits: Reals, context: Context, train: Samples
+    settings: CalibrateSettings, validated: Validated, temperatures: Floats, context: Context, train: Samples
 ) -> Uncertainty:
-    """Return what the model keeps of validation images, by their logits (N, W) at its temperatures."""
+    """Return what the model keeps of validation images, by their logits at its temperatures (W,)."""
     space, codes = validated.samples.space, validated.samples.codes()
-    probabilities = probabilities_of(space, logits)
+    probabilities = probabilities_at(space, validated.logits, temperatures)
     examples, far = np.empty((0, 0), np.float16), np.empty(0, np.float32)
     if settings.examples:
         some = (_some(train, settings.examples, context.seed), _some(validated.samples, MOST_RANKED, context.seed))
@@ -152,9 +158,7 @@ def _details(
 ) -> dict[str, object]:
     """Return the temperature of one head and its gain in loss, for done.json; print them."""
     space = LabelSpace((head,))
-    before, after = (
-        decision_tally(head, codes, probabilities_of(space, scores)) for scores in (logits, logits / of_images)
-    )
+    before, after = (decision_tally(head, codes, probabilities_at(space, logits, by)) for by in (np.ones(1), of_images))
     better = gain(before, after, "nll")
     old, new = before.values(), after.values()
     context.progress.line(

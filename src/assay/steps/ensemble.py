@@ -223,7 +223,7 @@ def _mean_predictions(
     logits = mean_prediction(
         first.space, [one.predictions.logits for one in members], of=settings.mean, weights=weights
     )
-    thresholds = np.einsum("mn,mnw->nw", weights, np.stack([one.predictions.thresholds for one in members]))
+    thresholds = np.einsum("mn,mnw->nw", weights, np.stack([one.predictions.cuts for one in members]))
     return Predictions.of(first.ids, first.space, logits, model=context.name, thresholds=thresholds.astype(np.float32))
 
 

@@ -310,7 +310,7 @@ def _out_of_fold_scores(
         row = {image: number for number, image in enumerate(by_fold.ids)}
         parts.append(by_fold.take([row[image] for image in train.ids]))
     logits = mean_prediction(space, [part.logits for part in parts], of=of)
-    thresholds = np.stack([part.thresholds for part in parts]).mean(axis=0)
+    thresholds = np.stack([part.cuts for part in parts]).mean(axis=0)
     predictions = Predictions.of(train.ids, space, logits, model="out of fold", thresholds=np.asarray(thresholds))
     scores = score_predictions(replace(predictions, out_of_fold=True), train)
     for name, metric in overall(scores).items():

@@ -81,7 +81,7 @@ def run(settings: RebalanceHeadSettings, state: State, context: Context) -> Step
     layers = split(model.classifier.last, [head.size for head in space])
     rule, predictions = model.decision_rule, validated.predictions
     shift, temperature, thresholds = rule.shift.copy(), rule.temperature.copy(), rule.thresholds.copy()
-    logits, cuts = predictions.logits.copy(), predictions.thresholds.copy()
+    logits, cuts = predictions.logits.copy(), predictions.cuts.copy()
     codes, weights, validation_codes = train.codes(), train.weights(), validated.samples.codes()
     details = {}
     for index, head, columns in heads_named(space, settings.heads, step="rebalance_head"):
@@ -93,7 +93,7 @@ def run(settings: RebalanceHeadSettings, state: State, context: Context) -> Step
             validation_features,
             validation_codes[index],
             predictions.probabilities[:, columns],
-            predictions.thresholds[:, columns],
+            predictions.cuts[:, columns],
         )
         learnt = _learn(settings, task, validation, context)
         layers[index], details[head.name] = learnt.layer, learnt.details

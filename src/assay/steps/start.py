@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ from assay.models.layers import receptive_field
 from assay.models.trained_model import TrainedModel, read_training_hashes
 from assay.models.uncertainty import Uncertainty
 from assay.predictions.inference import Inference, fastest_inference, move
-from assay.predictions.predict import Predictions
+from assay.predictions.predict import Predictions, read_logits, write_logits
 from assay.progress import stage
 from assay.steps.base import Context, State
 from assay.steps.fit_settings import FitSettings
@@ -277,11 +278,14 @@ def save_best(model: Model, predictions: Predictions, context: Context) -> Path:
 
 @dataclass(frozen=True)
 class Validated:
-    """A model and its predictions of the labelled validation images."""
+    """A model, and its logits (N, W) and thresholds, (W,) or (N, W), of the labelled validation images."""
 
     model: Model
     samples: Samples
-    predictions: Predictions
+    ids: list[str]
+    logits: Floats
+    thresholds: Floats
+    step: str  # for which they are read
 
     @staticmethod
     def of(state: State, *, step: str) -> Validated:
@@ -294,8 +298,13 @@ class Validated:
                 f"{step}: it chooses on validation images, and none has a known label. "
                 "Raise split.val, label some, or take the step out of the plan."
             )
-        predictions = Predictions.read(ModelFolder(state.model).predictions, state.samples.space, model=step)
-        return Validated(load_model(state.model), samples, predictions)
+        read = read_logits(ModelFolder(state.model).predictions, state.samples.space)
+        return Validated(load_model(state.model), samples, *read, step)
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """The same with probabilities, of 50,000 images and 1,000 classes 200 MB more."""
+        return Predictions.of(self.ids, self.samples.space, self.logits, model=self.step, thresholds=self.thresholds)
 
     def write(
         self,
@@ -307,11 +316,10 @@ class Validated:
         uncertainty: Uncertainty | None = None,
     ) -> Path:
         """Write the model with another decision rule to best/, with cross-fitted validation predictions (N, W)."""
-        predictions = Predictions.of(
-            self.predictions.ids, self.samples.space, logits, model=context.name, thresholds=thresholds
-        )
-        model = replace(self.model, decision_rule=rule, uncertainty=uncertainty)
-        return save_best(model, predictions, context)
+        best = context.folder.best
+        write_logits(best.predictions, self.ids, logits, thresholds)
+        replace(self.model, decision_rule=rule, uncertainty=uncertainty).save(best.path)
+        return best.path
 
 
 def heads_named(space: LabelSpace, names: Sequence[str] | None, *, step: str) -> list[tuple[int, Head, slice]]:

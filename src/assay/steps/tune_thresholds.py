@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 
 from assay.arrays import Reals
@@ -44,7 +43,7 @@ def run(settings: TuneThresholdsSettings, state: State, context: Context) -> Ste
     validated = Validated.of(state, step="tune_thresholds")
     predictions, rule = validated.predictions, validated.model.decision_rule
     thresholds = rule.thresholds.copy()
-    cross_fitted_thresholds = np.broadcast_to(predictions.thresholds, predictions.logits.shape).copy()
+    cross_fitted_thresholds = predictions.cuts.copy()
     choose = partial(CHOOSERS[settings.by], metric=settings.metric)
     details: dict[str, object] = {}
     all_codes = validated.samples.codes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.arrays import Bools, Doubles, Ints
+from assay.arrays import Doubles, Ints
 from assay.labels.left_out import left_out_lines
 from assay.labels.samples import Samples
 from assay.labels.split import SIDES, split_table
@@ -33,7 +33,8 @@ def data(run: RunContents, gallery: Gallery) -> dict[str, object]:
     for head, _, codes in samples.space.each(samples.codes()):
         counted = frequencies[(head.name,)].to_dicts()[: head.size]
         totals = np.array([sum(row[side] for side in SIDES) for row in counted])
-        present = head.present(codes)
+        images, classes = head.present_at(codes)
+        of_class = {number: images[classes == number] for number in _classes(totals)}
         heads.append(
             {
                 "name": head.name,
@@ -46,12 +47,10 @@ def data(run: RunContents, gallery: Gallery) -> dict[str, object]:
                         "class": head.classes[number],
                         **{side: counted[number][side] for side in SIDES},
                         "all": int(totals[number]),
-                        "examples": gallery.add(
-                            _examples(samples, present[:, number] & train), large=head.size <= LARGE
-                        ),
-                        **_light(colours[present[rows, number]]),
+                        "examples": gallery.add(_examples(samples, chosen[train[chosen]]), large=head.size <= LARGE),
+                        **_light(colours[np.isin(rows, chosen)]),
                     }
-                    for number in _classes(totals)
+                    for number, chosen in of_class.items()
                 ],
             }
         )
@@ -83,9 +82,8 @@ def _light(colours: Doubles) -> dict[str, object]:
     return {"colour": f"rgb({red} {green} {blue})", "light": {"low": low, "middle": middle, "high": high}}
 
 
-def _examples(samples: Samples, chosen: Bools) -> list[str]:
-    """Return some images of those chosen (N,), evenly spread."""
-    rows = np.flatnonzero(chosen)
+def _examples(samples: Samples, rows: Ints) -> list[str]:
+    """Return some of these images (n,), evenly spread."""
     if len(rows):
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int))]
     return samples.ids_of(rows)

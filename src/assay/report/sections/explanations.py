@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from assay.arrays import Pixels
-from assay.errors import DataError, ModelError
+from assay.errors import ImageError, ModelError
 from assay.predictions.inference import weights_hash
 from assay.report.errors import most_confident, worst_errors
-from assay.report.explain import ExplainOptions, explain, explain_target, read_images
+from assay.report.explain import ExplainOptions, explain, explain_target, image_of_run
 from assay.report.explain_files import bar_path, describe, pooled_line, read_explanations
 from assay.report.gallery import data_url, encode
 from assay.run.contents import RunContents
@@ -67,9 +67,9 @@ def _unasked(run: RunContents) -> tuple[list[Entry], str]:
     target, entries = explain_target(run, 1 if several else None), []
     for id_, remark in _choice(run):
         try:
-            (image,) = read_images(run, [id_], target)
+            image = image_of_run(run, id_, target)
             made = explain(target.network, image.pixels, known=image.known, options=ExplainOptions())
-        except DataError:
+        except ImageError:
             continue  # deleted since, and gone from the cache
         except ModelError as error:
             return [], str(error)
@@ -83,7 +83,7 @@ def _choice(run: RunContents) -> Iterator[tuple[str, str]]:
     labelled = run.validation
     heads = [head for head in run.samples.space if labelled and head.known(labelled.of(head)[0]).any()]
     if labelled is None or not heads:
-        yield from ((id_, "") for id_ in run.samples.ids[:UNASKED])
+        yield from ((id_, "") for id_ in run.samples.names[:UNASKED])
         return
     for error in worst_errors(labelled, heads[0], 1):
         yield error.id, "the wrongest answer to a validation image"

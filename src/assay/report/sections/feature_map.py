@@ -138,7 +138,7 @@ def map_points(
 def decoded_images(run: RunContents, samples: Samples, network: TrainedModel) -> Cache | None:
     """Return images as the model takes them: the cache it was trained from, or a new one of what is still there."""
     folder = run.paths.cache
-    for kept in find_caches(folder, run.as_read.ids, hashes=run.as_read.hashes):
+    for kept in find_caches(folder, run.as_read.names, hashes=run.as_read.hash_names):
         if (kept.cache.side, kept.size, kept.resize) == (network.side, network.size, network.resize):
             files = zip(samples.ids, samples.paths, strict=True)
             added = {id_: path for id_, path in files if id_ not in kept.cache.rows and path.exists()}
@@ -261,8 +261,8 @@ def stratified_rows(samples: Samples, n: int, *, seed: int) -> Ints:
     if len(samples) <= n:
         return np.arange(len(samples))
     splits = samples.table["split"].rank("dense").fill_null(0).to_numpy().astype(np.int64)
-    pairs = np.stack((splits, _rarest_class(samples)), axis=1)
-    _, strata, sizes = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
+    pairs = splits * (samples.space.width + 1) + _rarest_class(samples)
+    _, strata, sizes = np.unique(pairs, return_inverse=True, return_counts=True)
     wanted = n * sizes / sizes.sum()
     quota = np.floor(wanted).astype(np.int64)
     quota[np.argsort(quota - wanted, kind="stable")[: n - quota.sum()]] += 1  # the largest remainders
@@ -356,8 +356,11 @@ def _rarest_class(samples: Samples) -> Ints:
     rarest = np.full(len(samples), -1, np.int64)
     fewest = np.full(len(samples), np.iinfo(np.int64).max)
     for head, columns, codes in samples.space.each(samples.codes()):
-        counts, present = samples.counts(head), head.present(codes)
-        for position in range(head.size):
-            rarer = present[:, position] & (counts[position] < fewest)
-            rarest[rarer], fewest[rarer] = columns.start + position, counts[position]
+        images, classes = head.present_at(codes)
+        counts = head.counts(codes)[classes]
+        order = np.lexsort((classes, counts, images))
+        rows, first = np.unique(images[order], return_index=True)
+        rarer = counts[order[first]] < fewest[rows]
+        rows, chosen = rows[rarer], order[first[rarer]]
+        rarest[rows], fewest[rows] = columns.start + classes[chosen], counts[chosen]
     return rarest
