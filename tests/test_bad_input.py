@@ -168,6 +168,7 @@ def test_a_path_too_long_for_one_is_refused() -> None:
         ("  - fit: {epochs: many}\n", ["line 5", r'epochs is "many"; it must be a whole number']),
         ("  - fit: {lr: -1e-3}\n", ["line 5", r"lr is -0\.001; it must be greater than 0|lr is -1e-3"]),
         ("  - fit: {lr: 1\n", ["broken YAML", "line"]),
+        ("  - fit: {epochs:2}\n", ["line 5", "epochs:2 is not known; a blank follows the colon: `epochs: 2`"]),
         ("  - fit: {keep: best, take: last}\n", ["take: last hands on what keep: best does not keep"]),
         (
             "  - fit: {freeze: backbone, views: 1, augment: {flip: horizontal}}\n",

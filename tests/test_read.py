@@ -309,6 +309,7 @@ def test_two_rows_for_one_image_are_merged_where_they_agree(tmp_path: Path) -> N
         ("1.jpg", "cat", "val"),
         ("2.jpg", "dog", None),
     ]
+    assert "2 rows name an image again; each image counts once." in samples.notes
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def _require_writable_kind(out: Path, layout: Layout) -> None:
     elif out.suffix.lower() not in (ending, ".zip"):
         other = " Integers are written as .txt: --form integers" if out.suffix.lower() == ".txt" else ""
         raise DataError(
-            f"{out}: predictions are written as {ending}, or as .zip with the {ending[1:].upper()} in it. "
+            f"{out}: predictions are written as {ending}, as .zip with the {ending[1:].upper()} in it, or as .parquet. "
             f"Name one of those: --out {out.with_suffix(ending)}{other}"
         )
     if out.is_dir():

@@ -219,10 +219,11 @@ def code_points(text: str) -> str:
 
 
 def _described(name: str, group: Sequence[str], count: int) -> str:
-    """Return a name with the code points in which it differs from the others of a group, and its images."""
+    """Return a name and its images, with the code points that tell it from a group where its letters do not."""
     start = _common_start(group) if len(group) > 1 else 0
     end = _common_start([other[start:][::-1] for other in group]) if len(group) > 1 else 0
-    points = code_points(name[start : len(name) - end])
+    letters = name[start : len(name) - end]
+    points = "" if letters.isascii() and letters.isalnum() else code_points(letters)
     images = "1 image" if count == 1 else f"{count:,} images"
     return f"{_quoted(name)} ({points + ', ' if points else ''}{images})"
 

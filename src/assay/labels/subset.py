@@ -119,8 +119,10 @@ def _no_class_message(head: Head, lost: Sequence[str]) -> str:
     if unknown:
         hint += f" If the label is not known: `missing: [{', '.join(map(yaml_text, unknown))}]` under `data`."
     rest = "Else remove" if hint else "Remove"
+    what = "is no class" if len(lost) == 1 else "are no classes"
+    more = f" and {head.size - 20:,} more" if head.size > 20 else ""
     return (
-        f"{head.name}: {quoted(lost)} is no class of this model, which knows {', '.join(head.classes[:20])}.{hint} "
+        f"{head.name}: {quoted(lost)} {what} of this model, which knows {', '.join(head.classes[:20])}{more}.{hint} "
         f"{rest} those images, or train with that class."
     )
 

@@ -114,7 +114,10 @@ def known_kinds(schema: Mapping[str, Any], document: Document, path: KeyPath) ->
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
-    """Return `did you mean epochs?`, or the known words."""
+    """Return `did you mean epochs?`, or the known words; of `size:64` that a blank follows the colon."""
+    key, colon, value = word.partition(":")
+    if colon and key in known:
+        return f"a blank follows the colon: `{key}: {value}`."
     if near := get_close_matches(word, known, n=1, cutoff=0.6):
         return f"did you mean {near[0]}?"
     return f"known here: {', '.join(known) or 'no key at all'}."

@@ -86,7 +86,7 @@ def read(text: str, name: str, *, lines: bool = True) -> Document:
         where = f"{name}, line {mark.line + 1}" if mark and lines else name
         raise PlanError(
             f"{where}: broken YAML: {error.problem or error.context}. "
-            "Check the brackets, quotes, colons and indents there and just above."
+            "Check the brackets, quotes, colons (a blank follows each) and indents there and just above."
         ) from error
     except YAMLError as error:
         reason = str(error).splitlines()[0]

@@ -85,7 +85,10 @@ def raw_labels(
     rows, left_out = (locate or locate_images)(replace(rows, frame=frame), cells, root)
     combine = voted if resolved.annotator else joined_tags
     rows, of_rows = combine(rows, heads)
+    count = len(rows.lines)
     rows = merge_same(rows, key="id", titles=titles, ways=_ways(heads))
+    if (more := count - len(rows.lines)) and not of_rows:
+        of_rows = [f"{more:,} {'row names' if more == 1 else 'rows name'} an image again; each image counts once."]
     frame = rows.frame.select("id", pl.col("id").alias("path"), "split", "group", pl.col("weight").fill_null(1.0))
     frame = frame.hstack([series for name, head in heads.items() for series in labels_of(rows.frame, name, head)])
     return RawLabels(
