@@ -79,7 +79,7 @@ def put(root: Path, *names: str) -> Path:
 def make_samples(rows: Sequence[Mapping[str, object]], *heads: Head, root: str = "/images") -> Samples:
     """Return samples with a row for each mapping: id, labels by head, "unknown HEAD", split, group, hash, weight."""
     facts = {fact: [row.get("id" if fact == "path" else fact) for row in rows] for fact in BASE_COLUMNS}
-    columns = [pl.Series(fact, values, dtype=pl.String) for fact, values in facts.items()]
+    columns = [pl.Series(fact, values, dtype=pl.String).cast(BASE_COLUMNS[fact]) for fact, values in facts.items()]
     for head in heads:
         kind = pl.String if head.multiclass else pl.List(pl.String)
         columns.append(pl.Series(f"label:{head.name}", [row.get(head.name) for row in rows], dtype=kind))

@@ -216,7 +216,7 @@ def test_a_run_is_audited_with_its_split(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     shutil.copy(tmp_path / "colours" / "red" / "0.png", tmp_path / "colours" / "red" / "7.png")
     torn = samples.table.with_columns(
-        hash=pl.when(pl.col("id").is_in(["red/0.png", "red/7.png"])).then(pl.lit("h")).otherwise("hash")
+        hash=pl.when(pl.col("id").is_in(["red/0.png", "red/7.png"])).then(pl.lit(b"h")).otherwise("hash")
     )
     sides = pl.when(id=pl.lit("red/0.png")).then(pl.lit("train")).when(id=pl.lit("red/7.png")).then(pl.lit("val"))
     replace(samples, table=torn.with_columns(sides.otherwise("split").alias("split"))).write(run.samples)

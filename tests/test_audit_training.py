@@ -74,7 +74,7 @@ def test_images_of_validation_and_changed_ones_are_not_dropped(tmp_path: Path) -
     samples = split(images(), val=0.0)
     folder = write_audit(tmp_path, samples)
     held = pl.when(id=pl.lit("4.jpg")).then(pl.lit("val")).otherwise("split")
-    other = pl.when(id=pl.lit("4.jpg")).then(pl.lit("new")).otherwise("hash")
+    other = pl.when(id=pl.lit("4.jpg")).then(pl.lit(b"new")).otherwise("hash")
     for column, value, word in (("split", held, "validation"), ("hash", other, "changed")):
         now = Samples(samples.table.with_columns(value.alias(column)), samples.space, samples.root)
         edits, (line,) = audit_drops(now, ["dark"], folder)
@@ -122,7 +122,7 @@ def test_an_audit_of_other_data_is_refused(tmp_path: Path) -> None:
 def test_images_that_are_new_or_changed_since_are_noted(tmp_path: Path) -> None:
     folder = write_audit(tmp_path, images(11))
     now = images(12)
-    now = Samples(now.table.with_columns(hash=pl.lit("h0")), now.space, now.root)
+    now = Samples(now.table.with_columns(hash=pl.lit(b"h0")), now.space, now.root)
     notes = with_audit(now, AuditSettings(folder=folder), folder).notes
     assert notes[0].startswith("1 images are not in the audit ('11.jpg')")
     assert notes[1].startswith("10 images have changed since")

@@ -266,7 +266,7 @@ def with_a_settled_label(run: Path) -> None:
 def with_another_image(run: Path) -> None:
     samples = Samples.read(run / "samples.parquet")
     id_ = samples.part("val").ids[0]
-    changed = pl.when(pl.col("id") == id_).then(pl.lit("0" * 64)).otherwise(pl.col("hash")).alias("hash")
+    changed = pl.when(pl.col("id") == id_).then(pl.lit(bytes(32))).otherwise(pl.col("hash")).alias("hash")
     type(samples)(samples.table.with_columns(changed), samples.space, samples.root).write(run / "samples.parquet")
 
 

@@ -23,7 +23,7 @@ from assay.labels.edits import PERSON, Edit
 from assay.labels.ledger import Ledger
 from assay.labels.readers.folder import split_of
 from assay.labels.readers.read import DataSettings, read_whole
-from assay.labels.samples import Samples
+from assay.labels.samples import Samples, from_hex
 from assay.labels.space import Head
 from assay.labels.writers.formats import WRITERS
 from factories import make_samples, put, read_folder, write_images
@@ -108,7 +108,8 @@ def split_kept(form: str, split: Any, samples: Samples) -> Any:
 def hashes(samples: Samples) -> pl.Series:
     from assay.labels.image_files import content_hashes
 
-    return pl.Series([digest for digest, _ in content_hashes(samples.root, samples.table["path"].to_list())])
+    paths = samples.table["path"].to_list()
+    return from_hex(pl.Series([digest for digest, _ in content_hashes(samples.root, paths)]))
 
 
 @pytest.fixture

@@ -55,9 +55,8 @@ def test_counts_and_weights() -> None:
 
 
 def test_a_label_that_is_no_class_is_refused() -> None:
-    wrong = make_samples([{"id": "a", "season": "summer"}], SEASON)
     with pytest.raises(pl.exceptions.InvalidOperationError):
-        wrong.codes()
+        make_samples([{"id": "a", "season": "summer"}], SEASON)
 
 
 def test_part_and_take_keep_the_order_asked_for() -> None:
@@ -115,6 +114,26 @@ def test_what_was_written_is_read(made: Samples, tmp_path_factory: pytest.TempPa
     )
     assert back.fingerprint() == made.fingerprint()
     assert all(np.array_equal(a, b) for a, b in zip(back.codes(), made.codes(), strict=True))
+
+
+def test_what_a_former_version_wrote_as_texts_is_read(tmp_path: Path) -> None:
+    rows = [{"id": name, "season": "spring", "split": "val", "group": "g", "hash": name} for name in "ab"]
+    made, now, then = make_samples(rows, SEASON), tmp_path / "now.parquet", tmp_path / "then.parquet"
+    made.write(now)
+    texts = made.table.with_columns(pl.col("hash").bin.encode("hex"), pl.selectors.enum().cast(pl.String))
+    about = {"assay": pl.read_parquet_metadata(now)["assay"]}
+    texts.with_columns(pl.col("group").cast(pl.String)).write_parquet(then, metadata=about)
+    back = Samples.read(then)
+    assert back.table.schema == made.table.schema
+    assert back.table.equals(made.table)
+    assert (back.hashes, list(back.hash_names)) == (["61", "62"], ["61", "62"])
+    assert [back.hash_names[1], *back.hash_names[:1]] == ["62", "61"]
+
+
+def test_an_image_takes_few_bytes_beside_its_name_and_hash() -> None:
+    rows = [{"id": "a", "season": "spring", "split": "val", "hash": "a"} for _ in range(1000)]
+    table = make_samples(rows, SEASON).table.drop("id", "path", "hash")
+    assert table.estimated_size() <= 1000 * (1 + 5 + 1 + 4 + 1)  # split, group, label, weight, origin
 
 
 def test_a_root_whose_name_is_not_utf_8_is_written_too(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from assay.labels.writers.table import write_table
     from assay.predictions.predict import Predictions
     from assay.run.train import Run
+
+# For polars' allocator, before polars is loaded: else it keeps freed memory while nothing calls polars.
+os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")
 
 __version__ = "0.1.0"
 __all__ = ["AssayError", "Predictions", "Run", "Samples", "compare", "evaluate", "load", "read", "train", "write_table"]

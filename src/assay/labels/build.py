@@ -12,7 +12,7 @@ import polars as pl
 from assay.errors import DataError
 from assay.labels.image_files import content_hashes, is_unicode, natural_key
 from assay.labels.left_out import LeftOut, left_out_lines, unreadable_as_left_out
-from assay.labels.samples import BASE_COLUMNS, MEMBER, Samples, first_labels
+from assay.labels.samples import BASE_COLUMNS, MEMBER, Samples, first_labels, from_hex
 from assay.labels.shards import Shard
 from assay.labels.space import Codes, Head, Kind, LabelSpace, conflicting
 from assay.labels.spelling import Spelling, change_notes, settled_cells, spelling_notes
@@ -76,7 +76,7 @@ def build_samples(raw: RawLabels, spelling: Spelling | None = None, *, unlabelle
     table, unreadable = _with_hashes(raw)
     left_out = raw.left_out + unreadable
     space = LabelSpace(tuple(_head(raw, table, name, kind) for name, kind in raw.heads))
-    columns = [pl.col(column).cast(kind) for column, kind in BASE_COLUMNS.items()]
+    columns = [pl.col(column) for column in BASE_COLUMNS]
     for head in space:
         columns += [
             pl.col(f"label:{head.name}"),
@@ -100,7 +100,7 @@ def _with_hashes(raw: RawLabels) -> tuple[pl.DataFrame, tuple[LeftOut, ...]]:
         return raw.table, ()
     paths = raw.table["path"].to_list()
     hashes = content_hashes(raw.root, paths)
-    table = raw.table.with_columns(pl.Series("hash", [digest for digest, _ in hashes], dtype=pl.String))
+    table = raw.table.with_columns(from_hex(pl.Series("hash", [digest for digest, _ in hashes], dtype=pl.String)))
     unreadable = {path: why for path, (digest, why) in zip(paths, hashes, strict=True) if digest is None}
     gone = table.filter(pl.col("hash").is_null())
     return table.filter(pl.col("hash").is_not_null()), unreadable_as_left_out(unreadable, first_labels(gone))
@@ -206,7 +206,7 @@ def _copy_notes(samples: Samples) -> list[str]:
     extra = len(copies) - len(by_content)
     kept = "1 exact copy of another image is kept" if extra == 1 else f"{extra} exact copies of others are kept"
     notes = [f"{kept}, on the same side of the split."]
-    torn = by_content.filter(pl.col("hash").is_in(_conflicting(replace(samples, table=copies))))
+    torn = by_content.filter(pl.col("hash").bin.encode("hex").is_in(_conflicting(replace(samples, table=copies))))
     if len(torn):
         names = " and ".join(repr(name) for name in _conflicting_pair(samples, torn["id"][0].to_list()))
         occur = "1 image occurs" if len(torn) == 1 else f"{len(torn)} images occur"

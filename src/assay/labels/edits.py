@@ -199,7 +199,7 @@ def _with_added(samples: Samples, edits: pl.DataFrame, where: Describe) -> pl.Da
         *(pl.lit(1.0, dtype=pl.Float32).alias(f"weight:{head.name}") for head in samples.space),
         *(pl.lit("synthetic").alias(f"origin:{head.name}") for head in samples.space),
     )
-    return pl.concat([samples.table, rows], how="diagonal").select(samples.table.columns)
+    return pl.concat([samples.table, rows], how="diagonal_relaxed").select(samples.table.columns)
 
 
 def _weighted(samples: Samples, head: Head, edits: pl.DataFrame, where: Describe) -> Samples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, overload
@@ -20,8 +21,13 @@ from assay.labels.left_out import LeftOut
 from assay.labels.shards import ImageFile, Member, Shard
 from assay.labels.space import Codes, Head, LabelSpace
 
-BASE_COLUMNS = {"id": pl.String, "path": pl.String, "split": pl.String, "group": pl.String, "hash": pl.String}
-"""The columns every table of samples begins with; those of the heads follow."""
+SPLIT_TYPE = pl.Enum(["test", "train", "val"])  # by name, as texts are ranked
+ORIGIN_TYPE = pl.Enum(["corrected", "dropped", "given", "pseudo", "synthetic"])
+
+BASE_COLUMNS: Mapping[str, pl.DataType] = {
+    "id": pl.String(), "path": pl.String(), "split": SPLIT_TYPE, "group": pl.Categorical(), "hash": pl.Binary()
+}  # fmt: skip
+"""The columns every table of samples begins with; those of the heads follow. A text takes 16 bytes, a code 1 to 4."""
 
 MEMBER = "member"
 MEMBER_TYPE = pl.Struct({"shard": pl.UInt32, "offset": pl.Int64, "size": pl.Int64})
@@ -35,9 +41,10 @@ class Samples:
     """One row an image.
 
     `table` holds id (unique, the path as given), path (relative to `root`), split (train, val, test, or null
-    before splitting and where it left a part), group and hash (of the content), and for each head h "label:h" (a class
-    name or null; for a multi-label head the list of tags present, or null), "unknown:h" (multi-label heads only:
-    classes not known though others are), "weight:h" (float32) and "origin:h" (given, pseudo, corrected, synthetic).
+    before splitting and where it left a part), group and hash (SHA-256 of the content, 32 bytes), and for each head h
+    "label:h" (a class name or null; for a multi-label head the list of tags present, or null), "unknown:h" (multi-label
+    heads only: classes not known though others are), "weight:h" (float32) and "origin:h" (given, pseudo, corrected,
+    synthetic, dropped). Columns of few distinct names are categories whatever they are given as.
     Of images in shards there is a column more, `member`: the number of the shard in `shards`, offset and size.
     """
 
@@ -47,6 +54,18 @@ class Samples:
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     shards: tuple[Shard, ...] = ()
+
+    def __post_init__(self) -> None:
+        kinds = {"split": SPLIT_TYPE, "group": pl.Categorical()}
+        for head in self.space:
+            kinds[f"origin:{head.name}"] = ORIGIN_TYPE
+            if head.multiclass and head.classes:
+                kinds[f"label:{head.name}"] = _enum(head.classes)
+        schema = self.table.schema
+        others = [name for name, kind in kinds.items() if name in schema and schema[name] != kind]
+        if others:
+            columns = (self.table[name].cast(pl.String).cast(kinds[name]) for name in others)
+            object.__setattr__(self, "table", self.table.with_columns(columns))
 
     def __len__(self) -> int:
         return self.table.height
@@ -82,13 +101,13 @@ class Samples:
 
     @property
     def hash_names(self) -> Names:
-        """The hashes, each made when it is asked for."""
+        """The hashes in hexadecimal, each made when it is asked for."""
         return Names(self.table["hash"])
 
     @property
     def hashes(self) -> list[str | None]:
-        """SHA-256 of each image's bytes; null where it was not read."""
-        return self.table["hash"].to_list()
+        """SHA-256 of each image's bytes in hexadecimal; null where it was not read."""
+        return _texts(self.table["hash"])
 
     def part(self, split: str) -> Samples:
         """Return the images of one split, order kept."""
@@ -155,7 +174,23 @@ class Samples:
         left_out = tuple(LeftOut(*left) for left in about["left_out"])
         space = LabelSpace.from_json(about["space"])
         shards = tuple(Shard(*shard) for shard in about.get("shards", ()))
+        table = table.with_columns(from_hex(table["hash"]))
         return Samples(table, space, Path(about["root"]), left_out, tuple(about["notes"]), shards)
+
+
+@cache
+def _enum(classes: tuple[str, ...]) -> pl.Enum:
+    return pl.Enum(classes)
+
+
+def from_hex(hashes: pl.Series) -> pl.Series:
+    """Return hashes as bytes: former versions kept them as hexadecimal text, which takes twice as much."""
+    return hashes.cast(pl.String).str.decode("hex") if hashes.dtype != pl.Binary else hashes
+
+
+def _texts(column: pl.Series) -> list[Any]:
+    """Return the cells of a column, hashes in hexadecimal."""
+    return (column.bin.encode("hex") if column.dtype == pl.Binary else column).to_list()
 
 
 def in_chunks(column: pl.Series) -> Iterator[pl.Series]:
@@ -164,7 +199,7 @@ def in_chunks(column: pl.Series) -> Iterator[pl.Series]:
 
 
 class Names(Sequence[str]):
-    """A column of names that reads as a list of them, and takes no memory of its own."""
+    """A column of names, or of hashes in hexadecimal, that reads as a list of them, and takes no memory of its own."""
 
     def __init__(self, column: pl.Series) -> None:
         self.column = column
@@ -173,15 +208,17 @@ class Names(Sequence[str]):
         return len(self.column)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.column)
+        return chain.from_iterable(map(_texts, in_chunks(self.column)))
 
     @overload
     def __getitem__(self, row: int) -> str: ...
     @overload
     def __getitem__(self, row: slice) -> list[str]: ...
     def __getitem__(self, row: int | slice) -> str | list[str]:
-        names: str | list[str] = self.column[row].to_list() if isinstance(row, slice) else self.column[int(row)]
-        return names
+        if isinstance(row, slice):
+            return _texts(self.column[row])
+        name: str | bytes = self.column[int(row)]
+        return name.hex() if isinstance(name, bytes) else name
 
 
 class RowIndex(Mapping[str, int]):
@@ -265,7 +302,7 @@ def _json_text(column: pl.Series) -> bytearray:
     text = bytearray(b"[")
     for cells in in_chunks(column):
         text += b", " if len(text) > 1 else b""
-        text += json.dumps(cells.to_list())[1:-1].encode()
+        text += json.dumps(_texts(cells))[1:-1].encode()
     text += b"]"
     return text
 

@@ -130,7 +130,7 @@ def _no_class_message(head: Head, lost: Sequence[str]) -> str:
 def _with_names(table: pl.DataFrame, head: Head, renamed: Mapping[str, str]) -> pl.DataFrame:
     """Return the table with classes of a head renamed."""
     if head.multiclass:
-        return table.with_columns(pl.col(f"label:{head.name}").replace(dict(renamed)))
+        return table.with_columns(pl.col(f"label:{head.name}").cast(pl.String).replace(dict(renamed)))
     lists = pl.col(f"label:{head.name}", f"unknown:{head.name}")
     return table.with_columns(lists.list.eval(pl.element().replace(dict(renamed))).list.unique(maintain_order=True))
 
@@ -244,7 +244,10 @@ def data_changes(before: Samples, now: Samples) -> list[str]:
     }
     for head in now.space:
         if kinds_before.get(head.name) == head.multiclass:
-            unlike = other.table[f"label:{head.name}"].ne_missing(one.table[f"label:{head.name}"])
+            earlier_names, names = (of.table[f"label:{head.name}"] for of in (one, other))
+            if head.multiclass:  # of categories, which may be others by now
+                earlier_names, names = earlier_names.cast(pl.String), names.cast(pl.String)
+            unlike = names.ne_missing(earlier_names)
             kinds[f"relabelled under {head.name!r}"] = _chosen_ids(other, unlike.to_list())
     lines = [f"  images {kind}: {len(ids):,} ({quoted(ids, 3)})" for kind, ids in kinds.items() if ids]
     mismatch = compare_spaces(now.space, "the run before", before.space)

@@ -27,6 +27,7 @@ from assay.labels.image_files import is_unicode
 from assay.labels.readers.datasets import ending_of, features_of, head_of, named_classes, type_of
 from assay.labels.readers.exports import Json
 from assay.labels.readers.label_cells import HeadColumns
+from assay.labels.samples import from_hex
 from assay.labels.shards import (
     PARQUET,
     TAR,
@@ -146,6 +147,7 @@ def read_index(shard: Shard, file: Path) -> Index:
     """Return the index of a shard from the file that `write_index` wrote."""
     about = json.loads(pl.read_parquet_metadata(file)["assay"])
     table = pl.read_parquet(file, hive_partitioning=False, glob=False)
+    table = table.with_columns(from_hex(table["hash"]))
     return Index(replace(shard, column=about["column"]), table, Labels.of(about["labels"]))
 
 

@@ -77,12 +77,14 @@ def find_in_shards(
         return _located(rows, cells, images["id"].to_list())
 
     raw = raw_labels(rows, root=root, columns=columns, spelling=spelling, locate=locate)
-    path = images["id" if images["id"].equals(images["name"]) else "name"].alias("path")  # one column, not two alike
-    members = images.select("id", "hash", path, MEMBER)
-    if raw.table["id"].equals(members["id"]):
-        joined = raw.table.drop("path").hstack(members.drop("id"))
+    members = images.select("id", "hash", MEMBER, path="name")
+    if images["id"].equals(images["name"]):
+        members = members.drop("path")  # that of the labels is the id: one column, not two alike
+    cells = raw.table.drop("path") if "path" in members.columns else raw.table
+    if cells["id"].equals(members["id"]):
+        joined = cells.hstack(members.drop("id"))
     else:
-        joined = raw.table.drop("path").join(members, on="id", how="left", maintain_order="left")
+        joined = cells.join(members, on="id", how="left", maintain_order="left")
     return replace(raw, table=joined, left_out=(*left_out, *raw.left_out), shards=tuple(one.shard for one in shards))
 
 

@@ -115,6 +115,7 @@ def write_imagefolder(samples: Samples, folder: Path, title: str, *, ending: str
         link_images(part, folder / split)
         labels = [part.table[f"label:{head.name}"].alias(head.name) for head in part.space]
         frame = pl.DataFrame([part.table["path"].alias("file_name"), *labels, *group_and_weight(part)])
+        frame = frame.with_columns(pl.selectors.enum().cast(pl.String))
         path = folder / split / f"metadata.{ending}"
         match ending:
             case "csv":
@@ -147,7 +148,7 @@ def require_free_names(samples: Samples, title: str) -> None:
 def group_and_weight(samples: Samples) -> list[pl.Series]:
     """Return the columns `group` and `weight`, where any image has one; the weight is that of the first head."""
     weights = pl.Series("weight", samples.weights()[:, 0])
-    columns = [samples.table["group"]] if samples.table["group"].is_not_null().any() else []
+    columns = [samples.table["group"].cast(pl.String)] if samples.table["group"].is_not_null().any() else []
     return [*columns, *([weights] if (weights != 1).any() else [])]
 
 
@@ -203,7 +204,9 @@ def _frame(samples: Samples) -> pl.DataFrame:
     content = [{"bytes": path.read_bytes(), "path": name} for path, name in paths]
     images = pl.Series("image", content, dtype=pl.Struct({"bytes": pl.Binary, "path": pl.String}))
     weights = pl.Series("weight", samples.weights()[:, 0])
-    return pl.DataFrame([images, *(_numbers(samples, head) for head in samples.space), samples.table["group"], weights])
+    return pl.DataFrame(
+        [images, *(_numbers(samples, head) for head in samples.space), samples.table["group"].cast(pl.String), weights]
+    )
 
 
 def _numbers(samples: Samples, head: Head) -> pl.Series:

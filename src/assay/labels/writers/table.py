@@ -59,7 +59,7 @@ def _head(table: pl.DataFrame, head: Head, codes: Codes, taken: set[str]) -> tup
     """Return the entry of a head in `heads`, and its columns; their names are added to `taken`."""
     labels = table[f"label:{head.name}"]
     if head.multiclass:
-        column = _free(head.name, taken)
+        column, labels = _free(head.name, taken), labels.cast(pl.String)
         return {"column": column, "kind": head.kind, "classes": list(head.classes)}, [labels.alias(column)]
     known = head.known(codes)
     if (codes[known] < 0).any():
@@ -77,7 +77,8 @@ def _facts(samples: Samples) -> dict[str, pl.Series]:
     weights = samples.weights()
     if not np.all(weights == weights[:, :1]):
         raise DataError("The weights of an image differ by head, and a table has one an image. Drop the weights.")
-    facts = {name: samples.table[name] for name in ("split", "group") if samples.table[name].is_not_null().any()}
+    texts = (samples.table[name].cast(pl.String) for name in ("split", "group"))
+    facts = {text.name: text for text in texts if text.is_not_null().any()}
     return facts | ({"weight": pl.Series(weights[:, 0].astype(np.float64))} if np.any(weights != 1) else {})
 
 
