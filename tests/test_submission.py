@@ -192,6 +192,11 @@ def test_another_kind_of_file_is_refused_with_the_rule_and_the_way_out(name: str
         write_predictions([], tmp_path / name, layout(ANIMALS))
 
 
+def test_the_working_folder_is_refused_as_a_file() -> None:
+    with pytest.raises(DataError, match=r"^\.: is a folder. Name a file in it: --out labels.csv"):
+        write_predictions([], Path(), layout(ANIMALS))
+
+
 def test_top_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--top 0"):
         write_predictions([], tmp_path / "x.csv", layout(ANIMALS, top=0))

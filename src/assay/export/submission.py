@@ -58,6 +58,8 @@ def member_of(out: Path, layout: Layout) -> str | None:
 
 def _require_writable_kind(out: Path, layout: Layout) -> None:
     ending = layout.ending
+    if out.is_dir():
+        raise DataError(f"{out}: is a folder. Name a file in it: --out {out / f'labels{ending}'}")
     if out.suffix.lower() == PARQUET:
         require_parquet(out, layout)
     elif any(column.name == "features" and column.numbers is not None for column in layout.columns):
@@ -70,8 +72,6 @@ def _require_writable_kind(out: Path, layout: Layout) -> None:
             f"{out}: predictions are written as {ending}, as .zip with the {ending[1:].upper()} in it, or as .parquet. "
             f"Name one of those: --out {out.with_suffix(ending)}{other}"
         )
-    if out.is_dir():
-        raise DataError(f"{out}: is a folder. Name a file in it: --out {out / f'labels{ending}'}")
     if layout.inner is not None and out.suffix.lower() != ".zip":
         raise DataError(
             f"--inner {layout.inner}: names the file in a zip, and {out} is none. "

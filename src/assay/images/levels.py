@@ -63,9 +63,11 @@ def notes(headers: Sequence[frozenset[Trait]], levels: Levels | None, *, measure
             f"white ({source}). Other values: data.levels: [BLACK, WHITE].{rest}"
         )
     if pages := counts["pages"]:
-        yield f"{pages:,} files have several pages or frames, and the first of each is read."
+        files = "file has" if pages == 1 else "files have"
+        yield f"{pages:,} {files} several pages or frames, and the first of each is read."
     if bands := counts["bands"]:
-        yield f"{bands:,} images have more than four bands, and the first three are read as red, green and blue."
+        images = "image has" if bands == 1 else "images have"
+        yield f"{bands:,} {images} more than four bands, and the first three are read as red, green and blue."
 
 
 def _traits(path: ImageFile) -> frozenset[Trait]:

@@ -141,7 +141,7 @@ def locate_images(rows: Rows, cells: Sequence[str], root: Path) -> tuple[Rows, t
         reasons.append(reason if valid else "its name is not valid UTF-8: rename it")
     kept = [row for row, reason in enumerate(reasons) if reason is None]
     if not kept:
-        raise DataError(_nothing(rows, cells, located, root))
+        raise DataError(none_located(rows, cells, located, root, option="--set data.root=DIR"))
     frame = rows.frame.with_columns(pl.Series("id", ids, dtype=pl.String))[kept]
     lines = [rows.lines[row] for row in kept]
     missing = {ids[row]: reason for row, reason in enumerate(reasons) if reason is not None}
@@ -150,7 +150,8 @@ def locate_images(rows: Rows, cells: Sequence[str], root: Path) -> tuple[Rows, t
     return replace(rows, frame=frame, lines=lines, notes=(*rows.notes, *notes)), left_out
 
 
-def _nothing(rows: Rows, cells: Sequence[str], located: Sequence[Location], root: Path) -> str:
+def none_located(rows: Rows, cells: Sequence[str], located: Sequence[Location], root: Path, *, option: str) -> str:
+    """Return the message on rows of which no image exists; `option` sets the root."""
     if not cells:
         return f"{printable(rows.source)}: has no rows below the names of its columns. Add a row for each image."
     there = next((printable("/".join(parts)) for parts in FileIndex(root).files if is_image(parts[-1])), None)
@@ -160,7 +161,7 @@ def _nothing(rows: Rows, cells: Sequence[str], located: Sequence[Location], root
     return (
         f"{printable(rows.source)}: none of its {len(cells)} images can be found below {printable(root)}, "
         f"such as {cells[0]!r} ({located[0][1]}).{holds} Set `root` to the folder that the paths start "
-        "from (--set data.root=DIR)."
+        f"from ({option})."
     )
 
 

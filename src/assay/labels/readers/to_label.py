@@ -14,7 +14,7 @@ from assay.labels.paths import require_source
 from assay.labels.readers.columns import name_column
 from assay.labels.readers.image_names import locate
 from assay.labels.readers.shards import images_in_shards
-from assay.labels.readers.table import image_cells
+from assay.labels.readers.table import image_cells, none_located
 from assay.labels.readers.table_files import LISTED, Rows, is_table, read_names, read_rows, texts
 from assay.labels.shards import ImageFile, absolute_addresses, address, is_address, local_copy, names_shards
 from assay.messages import printable
@@ -72,6 +72,8 @@ def find_images(source: Path, *, image: str | None = None, root: Path | None = N
     if not cells:
         raise DataError(f"{printable(rows.source)}: names no images. Add some.")
     located, of_names = locate(rows, cells, start)
+    if all(reason is not None for _, reason in located):
+        raise DataError(none_located(rows, cells, located, start, option="--root DIR"))
     files = [(cell, start / path) for cell, (path, _) in zip(cells, located, strict=True)]
     return ImagesToLabel(files, notes=(*rows.notes, *notes, *of_names))
 
