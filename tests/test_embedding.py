@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from PIL import Image
 import assay
 from assay.images.cache import build, find_caches
 from assay.images.decode import Resize
-from assay.labels.space import Head
+from assay.labels.space import Head, LabelSpace
 from assay.metrics.intervals import wilson
 from assay.report.charts import save
 from assay.report.report import map_images
-from assay.report.sections.feature_map import agreement, map_chart, palette, stratified_rows, tsne
+from assay.report.sections.feature_map import agreement, map_chart, palette, rarest_class, stratified_rows, tsne
+from fake_steps import samples_of
 
 
 def groups(count: int = 20, size: int = 12, seed: int = 0) -> Any:
@@ -134,3 +136,25 @@ def test_a_cache_is_found_again_by_the_images_it_holds(colours: Path, tmp_path: 
 )
 def test_a_busy_machine_draws_a_map_of_fewer_images(seconds: float, slower: float, images: int) -> None:
     assert map_images(seconds, slower=slower) == images
+
+
+def test_an_image_stands_for_the_rarest_class_that_it_has_under_any_head() -> None:
+    random = np.random.default_rng(0)
+    space = LabelSpace((Head("kind", tuple("abcdef")), Head("tags", tuple("pqrs"), "multilabel")))
+    codes = [random.integers(-1, 6, 200), random.integers(-1, 2, (200, 4))]
+    counts = np.concatenate([head.counts(known) for head, known in zip(space, codes, strict=True)])
+    present = np.concatenate([head.present(known) for head, known in zip(space, codes, strict=True)], axis=1)
+    expected = np.where(present, counts, 10**6).argmin(axis=1)  # of equally rare ones the first
+    found = rarest_class(samples_of(codes, ["train"] * 200, space))
+    assert found.tolist() == np.where(present.any(axis=1), expected, -1).tolist()
+
+
+def test_images_are_chosen_without_a_cell_for_each_image_and_class() -> None:
+    head, codes = Head("kind", tuple(f"c{number:03d}" for number in range(500))), np.arange(8000) % 500
+    samples = samples_of([codes], ["train"] * 8000, LabelSpace((head,)))
+    tracemalloc.start()
+    try:
+        assert len(stratified_rows(samples, 1000, seed=0)) == 1000
+        assert tracemalloc.get_traced_memory()[1] < 8000 * 500 / 2
+    finally:
+        tracemalloc.stop()

@@ -33,6 +33,7 @@ from assay.report.sections.feature_map import (
 from assay.report.sections.history import history
 from assay.report.sections.results import results
 from assay.run.contents import RunContents, StepRecord, read_run
+from assay.training.devices import return_freed_memory
 
 COLOURS = 60  # of classes on the map
 MAP_IMAGES = 2500  # at the end of a run: some 20 s, where 5,000 take a minute
@@ -96,6 +97,7 @@ def write_report(
     drawn_map = None if isinstance(drawn, str) else drawn
     nearest = neighbours(drawn_map) if drawn_map else []
     finished = [step for step in run.steps if step.done and not step.name.is_trial]
+    return_freed_memory()  # of the network and the map
     changes = overview.changes(run)  # first: each step's predictions are read, before those that stay
     parts: dict[str, Any] = {
         "run": run,

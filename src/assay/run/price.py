@@ -58,6 +58,7 @@ def prices(
     else:
         taught = taught_prior(settings, train, sampling_plan(settings, train, seed=0))
         assumed = taught - rule_for(settings.prior, train, taught).shift
+    del train  # of a million images 200 MB
     described = read_description(run.path / (steps[name].model or ""))["deciding"]
     temperature = DecisionRule.from_json(samples.space, described).temperature
     return list(_alternatives(now, equal=equal / temperature, assumed=assumed / temperature))
@@ -66,8 +67,9 @@ def prices(
 def _alternatives(now: LabelledPredictions, *, equal: Floats, assumed: Floats) -> Iterator[Alternative]:
     """Yield the metrics under each prior whose answers are others; `equal` and `assumed` (W,) are added to logits."""
     space, known = now.samples.space, now.predictions
+    probabilities = np.empty_like(known.probabilities)  # of each prior in turn
     for prior, share in PRIORS.items():
-        probabilities, same = np.empty_like(known.probabilities), _halves(known, space)
+        same = _halves(known, space)
         for rows in row_blocks(probabilities):
             logits = known.logits[rows] + share * equal - assumed
             probabilities[rows] = probabilities_of(space, logits.astype(np.float32, copy=False))

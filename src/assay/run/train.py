@@ -280,6 +280,7 @@ def _finish(
     choice = choose_model(steps, samples, run, plan.take, metric=plan.metric, any_better=staging is not None)
     chosen = StepName(choice["step"]) if choice else None
     baseline_scores = dict[str, Scores]()
+    return_freed_memory()  # of predictions: no training will ask for it again
     if chosen:
         baseline_scores |= _save_model(steps[chosen], samples, context, quick=staging is not None)
         return_freed_memory()
@@ -299,7 +300,7 @@ def _finish(
         steps=steps,
         corrections=count_corrections(ledger, context.as_read),
         trained_on_before={part: len(ids) for part, ids in context.left.items()},
-        counts={part: len(samples.part(part)) for part in ("train", "val", "test")},
+        counts={part: int((samples.table["split"] == part).sum()) for part in ("train", "val", "test")},
         left_out=samples.left_out,
         notes=samples.notes,
         seconds=round(time.monotonic() - began if staging is None else staging.budget.spent, 1),

@@ -261,7 +261,7 @@ def stratified_rows(samples: Samples, n: int, *, seed: int) -> Ints:
     if len(samples) <= n:
         return np.arange(len(samples))
     splits = samples.table["split"].rank("dense").fill_null(0).to_numpy().astype(np.int64)
-    pairs = splits * (samples.space.width + 1) + _rarest_class(samples)
+    pairs = splits * (samples.space.width + 1) + rarest_class(samples)
     _, strata, sizes = np.unique(pairs, return_inverse=True, return_counts=True)
     wanted = n * sizes / sizes.sum()
     quota = np.floor(wanted).astype(np.int64)
@@ -351,7 +351,7 @@ def palette(count: int) -> list[str]:
     ][:count]
 
 
-def _rarest_class(samples: Samples) -> Ints:
+def rarest_class(samples: Samples) -> Ints:
     """Return the column of the rarest known class of each image (N,) over all heads; -1 without one."""
     rarest = np.full(len(samples), -1, np.int64)
     fewest = np.full(len(samples), np.iinfo(np.int64).max)
