@@ -454,6 +454,7 @@ def test_soft_labels_reach_the_fit_and_a_chance_judge_changes_none(carry: Carry,
     assert seen[-1] == [None]
     assert not details(run)["heads"]["colour"]["beats_chance"]
     assert any("no better than chance here, so that nothing is done" in line for line in carry.said)
+    assert not any("estimated to be wrong" in line for line in carry.said)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import assay
 from assay import cli
-from assay.errors import AssayError, DataError, ModelError, PlanError
+from assay.errors import AssayError, DataError, ModelError, PlanError, RunError
 from assay.experiments.ensemble_runs import ensemble_runs
 from assay.files import write_text
 from assay.labels.corrections import correct
@@ -281,7 +281,7 @@ def test_the_command_combines_runs_into_one(separate: Path, colours: Path, tmp_p
         ("split", DataError, r"6 of the 9 labelled validation images were trained on .*\(run: \S*/split\)"),
         ("fewer", DataError, r"fewer was validated on other images than this run: 1 of them"),
         ("labels", DataError, r"labels was validated with other labels than this run: \d+ of them, such as"),
-        ("none", PlanError, r"ensemble: run: \S*/none: no finished run is there\. Give the folder of a run"),
+        ("none", RunError, r"/none: there is no such folder\. Give the folder of a run"),
         ("a", PlanError, "one of the runs that are combined"),
     ],
 )
@@ -310,6 +310,8 @@ def test_labels_that_a_person_settled_are_those_of_the_new_run_too(separate: Pat
 def test_one_run_and_no_run_are_refused(separate: Path, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="Name at least two"):
         ensemble_runs([separate / "a"], out=tmp_path / "out")
+    with pytest.raises(PlanError, match="named twice"):
+        ensemble_runs([separate / "a", separate / "b", separate / "a"], out=tmp_path / "out")
     with pytest.raises(AssayError, match=r"no plan\.yaml"):
         ensemble_runs([tmp_path, separate / "a"], out=tmp_path / "out")
 

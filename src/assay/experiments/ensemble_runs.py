@@ -36,6 +36,8 @@ def ensemble_runs(
     for folder in folders:
         if Path(out).absolute() == folder:
             raise PlanError(f"ensemble: --out {out} is one of the runs that are combined. Name another folder.")
+        if folders.count(folder) > 1:
+            raise PlanError(f"ensemble: {folder} is named twice, and a run adds nothing to itself. Name it once.")
     require_run(*map(Path, runs))
     reference = RunFolder(folders[0])
     if not reference.plan.is_file():

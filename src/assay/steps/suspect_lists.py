@@ -157,14 +157,13 @@ def suspect_lines(of_head: SuspectRows, progress: Progress) -> None:
         return
     changed = f", {len(of_head.edits):,} edits" if of_head.edits else ""
     agreement = "" if of_head.agreement is None else f"; the judge agrees with {of_head.agreement.percent()}"
-    low, high = wilson(rate * suspects.n, suspects.n)
-    progress.line(
-        f"  {name}: {count:,} of {suspects.n:,} training labels {verb} suspect{changed}; estimated to be wrong: "
-        f"{Metric(rate, suspects.n, low, high).percent()}{agreement}"
-    )
+    estimate = Metric(rate, suspects.n, *wilson(rate * suspects.n, suspects.n)).percent()
+    wrong = f"; estimated to be wrong: {estimate}" if of_head.beats_chance else ""
+    progress.line(f"  {name}: {count:,} of {suspects.n:,} training labels {verb} suspect{changed}{wrong}{agreement}")
     if not of_head.beats_chance:
         progress.line("    the judge is no better than chance here, so that nothing is done about them")
-    elif not of_head.better:
+        return
+    if not of_head.better:
         progress.line(f"    nothing is done about them: {evidence(of_head.gain, REPAIRED)}")
     elif of_head.action != "flag" and of_head.gain is not None:
         joint = ": " if of_head.gain.beyond_chance else ", as asked, though "
