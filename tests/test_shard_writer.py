@@ -84,6 +84,9 @@ def test_shards_of_other_labels_and_other_files_are_not_touched(tmp_path: Path) 
         written(replace(samples, table=changed), tmp_path / "out")
     with pytest.raises(DataError, match="exists already, and holds other files"):
         written(samples, tmp_path / "images")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file: is a file\. Name a new folder with --out"):
+        written(samples, tmp_path / "file")
 
 
 @pytest.mark.parametrize(("text", "count"), [("256MB", 256_000_000), ("1.5 GiB", 1_610_612_736), ("800", 800)])

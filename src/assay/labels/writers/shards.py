@@ -76,6 +76,8 @@ def write_shards(samples: Samples, shards: ShardList, folder: Path, *, wrote: Ca
     for a folder that holds something else, SpaceError.
     """
     listed = folder / LIST
+    if folder.is_file():
+        raise DataError(f"{printable(folder)}: is a file. Name a new folder with --out.")
     if listed.exists():
         if json.loads(listed.read_text(encoding="utf-8")).get("key") != shards.key:
             raise DataError(
