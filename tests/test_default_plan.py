@@ -103,7 +103,7 @@ def test_labels_are_not_cleaned_by_a_backbone_trained_on_them() -> None:
 def test_enough_unlabelled_images_are_labelled_if_that_betters_validation(unlabelled: int, rounds: int) -> None:
     samples = labelled(1_000)
     blank = samples.table.head(1).with_columns(pl.lit(None, pl.String).alias("label:kind"))
-    whole = replace(samples, table=pl.concat([samples.table, *[blank] * unlabelled]))
+    whole = replace(samples, table=pl.concat([samples.table, *[blank] * unlabelled], how="vertical_relaxed"))
     steps = default_steps(whole, flip="none")
     repeats = [step["repeat"] for step in steps if "repeat" in step]
     assert [one["times"] for one in repeats] == [rounds] * (rounds > 0)
@@ -135,7 +135,9 @@ def test_the_run_says_what_becomes_of_unlabelled_images_and_why(changed: dict[st
 def test_without_repairs_labels_are_listed_and_stay_and_no_metric_weighs_classes(unlabelled: int) -> None:
     samples = labelled(1_000)
     blank = samples.table.head(1).with_columns(pl.lit(None, pl.String).alias("label:kind"))
-    steps = default_steps(replace(samples, table=pl.concat([samples.table, *[blank] * unlabelled])), repairs=False)
+    steps = default_steps(
+        replace(samples, table=pl.concat([samples.table, *[blank] * unlabelled], how="vertical_relaxed")), repairs=False
+    )
     assert [*map(list, steps)] == [["probe"], ["clean_labels"], ["fit"]]
     assert steps[1]["clean_labels"]["action"] == "flag"
     plan = parse(write({"data": {"folder": "photos"}, "metric": "balanced_accuracy", "steps": steps}), "plan")
@@ -152,7 +154,7 @@ def test_repairs_of_steps_that_a_plan_names_are_its_own() -> None:
 def test_an_ablation_leaves_out_each_repair_of_the_default_plan() -> None:
     samples = labelled(1_000)
     blank = samples.table.head(1).with_columns(pl.lit(None, pl.String).alias("label:kind"))
-    whole = replace(samples, table=pl.concat([samples.table, *[blank] * 500]))
+    whole = replace(samples, table=pl.concat([samples.table, *[blank] * 500], how="vertical_relaxed"))
     plan = parse(write({"data": {"folder": "photos"}, "steps": default_steps(whole)}), "plan")
     titles = [variant.title for variant in variants(plan)]
     assert titles == ["whole plan", "without 02-clean_labels", "without 04-repeat/01-pseudo_label"]
