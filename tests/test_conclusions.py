@@ -29,6 +29,7 @@ from assay.run.conclusions import (
     alarms,
     choose_model,
     conclusion_lines,
+    count_suspects,
     predictions_of,
     waiting_suspects,
 )
@@ -278,3 +279,19 @@ def test_other_data_of_the_same_name_is_named() -> None:
 def test_what_explains_a_remark_stays_with_it_on_the_page() -> None:
     lines = ["Of 2 minutes:", "  probe: 3 s.", "  fit: 90 s.", "Rare classes fare worse."]
     assert with_continuations(lines) == ["Of 2 minutes:\n  probe: 3 s.\n  fit: 90 s.", "Rare classes fare worse."]
+
+
+def test_suspects_of_a_judge_no_better_than_chance_do_not_count(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    path = run.step("02-clean_labels").suspects
+    path.parent.mkdir(parents=True)
+    rows = [("a.png", "sound"), ("b.png", "chance"), ("c.png", "chance")]
+    table = pl.DataFrame(rows, schema=["image", "head"], orient="row")
+    table.with_columns(
+        pl.lit("train").alias("split"), pl.lit("flagged").alias("done"), pl.lit("").alias("class")
+    ).write_csv(path)
+    heads = {"sound": {"n": 10}, "chance": {"n": 20, "beats_chance": False}}
+    record = replace(done(run, "02-clean_labels", 0), details={"heads": heads})
+    counted = count_suspects({StepName("02-clean_labels"): record}, run, None)
+    assert counted is not None
+    assert (counted["suspects"], counted["labels"]) == (1, 10)

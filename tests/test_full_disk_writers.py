@@ -206,3 +206,9 @@ def test_a_table_that_cannot_be_written_is_told_of_in_other_words_by_polars(disk
         disk.leave(PLENTY)
     assert files.full_disk(raised.value) is not None
     assert files.full_disk(ValueError("a file of the user")) is None
+
+
+def test_causes_that_go_round_are_looked_at_once() -> None:
+    first, second = RuntimeError("killed"), ConnectionResetError("reset")
+    first.__cause__, second.__context__ = second, first
+    assert files.full_disk(first) is None

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from assay.errors import AssayError, DataError, PlanError
+from assay.files import RunFolder
 from assay.plan import plan as plan_module
 from assay.plan.plan import LoadedPlan, Plan, anchored, complete, from_source, json_schema, load, parse, plain, to_yaml
 from assay.plan.recipes import recipe_names, recipe_summary, recipe_text
@@ -438,6 +439,13 @@ def test_refused_sources(tmp_path: Path, name: str, content: Any, kind: Any, mes
     with pytest.raises(kind, match=message) as caught:
         source(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
+
+
+def test_the_folder_of_a_run_is_no_folder_of_images(tmp_path: Path) -> None:
+    RunFolder(tmp_path).samples.touch()
+    RunFolder(tmp_path).plan.touch()
+    with pytest.raises(PlanError, match=r"is the folder of a run, not of images. Give its plan: .*plan\.yaml"):
+        source(tmp_path)
 
 
 def test_a_recipe_adds_what_the_source_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

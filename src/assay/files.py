@@ -227,10 +227,11 @@ def _named(error: Exception) -> Path | None:
 def _reason_of_full(error: BaseException | None) -> str | None:
     """Return the reason why there is no room, from an error or its causes; None for other errors.
 
-    Rust libraries (safetensors, polars) raise other errors that hold the text of the system's; closing an archive that
-    could not be written raises another error over the first.
+    Rust libraries (safetensors, polars) have the text of the system's in theirs; closing what is unwritten is another.
     """
-    while error is not None:
+    met: list[BaseException] = []  # causes may go round: of a process that decodes and was killed they do
+    while error is not None and error not in met:
+        met.append(error)
         if isinstance(error, OSError) and error.errno is not None:
             if error.errno in _FULL:
                 return _FULL[error.errno]

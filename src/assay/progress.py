@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -26,6 +27,17 @@ def quiet_libraries() -> Iterator[None]:
         for name in LIBRARIES:
             warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
         yield
+
+
+@contextmanager
+def kept_handler(number: signal.Signals) -> Iterator[None]:
+    """Give a signal back its handler after the block, in which a library sets one of its own."""
+    before = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(number, before)
 
 
 class GivenUpError(Exception):

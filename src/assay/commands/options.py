@@ -82,9 +82,7 @@ NoRepairs = Annotated[
 def default_run(source: Path) -> Path:
     """Return runs/NAME after the data or the plan."""
     path = source.absolute()
-    if any(mark in str(source) for mark in (".tar", ":/", "*")) and not os.path.exists(
-        path
-    ):  # shards, perhaps elsewhere
+    if not os.path.exists(path) and any(mark in str(source) for mark in (".tar", ":/", "*")):  # shards elsewhere
         from assay.labels.shards import name_of
 
         return Path("runs") / name_of(source)

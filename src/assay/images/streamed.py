@@ -44,7 +44,7 @@ from assay.images.decode import Resize
 from assay.labels.left_out import LeftOut
 from assay.labels.samples import RowIndex
 from assay.labels.shards import ImageFile, forget_open_shards
-from assay.progress import cores
+from assay.progress import cores, kept_handler
 from assay.settings import Settings
 
 USUAL_LIMIT = 20e9  # bytes of a cache
@@ -107,7 +107,8 @@ class StreamedImages(Cache):
         self.ahead.rows = iter(rows)
         self.ahead.next = next(self.ahead.rows, None)
         if len(rows) >= FEWEST and sys.platform == "linux":
-            with killed_as_error():
+            # torch's would raise the end of a process wherever the first one is; asked for an image, it tells it too
+            with _killed_as_error(), kept_handler(signal.SIGCHLD):
                 self.ahead.images = iter(self._loader(rows))
 
     def gather(self, rows: ArrayLike) -> Tensor:
@@ -122,7 +123,7 @@ class StreamedImages(Cache):
             images = [_black(self.side) if isinstance(image, str) else image for image in decoded]
             batch = np.stack(images) if images else np.empty((0, self.side, self.side, 3), np.uint8)
             return torch.from_numpy(batch).permute(0, 3, 1, 2)
-        with killed_as_error():
+        with _killed_as_error():
             decoded_ahead = next(ahead.images)
         ahead.next = next(ahead.rows, None)
         if isinstance(decoded_ahead, str):
@@ -160,18 +161,15 @@ def _begin_process(number: int) -> None:
 
 
 @contextmanager
-def killed_as_error() -> Iterator[None]:
-    """Raise TrainingError where a process that decodes images is killed in the block.
-
-    torch raises an error then wherever the first process is.
-    """
+def _killed_as_error() -> Iterator[None]:
+    """Raise TrainingError where a process that decodes images was killed, as torch tells it or by a broken wire."""
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise TrainingError(
-            f"A process that decodes images was killed ({str(error).splitlines()[0]}), most likely for want of memory. "
+            "A process that decodes images was killed, most likely for want of memory. "
             "Free some, or train with a smaller `batch`."
         ) from error
 

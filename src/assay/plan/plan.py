@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from pydantic.json_schema import models_json_schema
 
 from assay.errors import DataError, PlanError
+from assay.files import RunFolder
 from assay.images.streamed import CacheSettings
 from assay.labels.label_files import way_of
 from assay.labels.paths import require_source
@@ -306,6 +307,8 @@ def _document(source: Path) -> Document:
         return Document({"data": {"shards": absolute_addresses([address(source)], Path.cwd())[0]}}, address(source))
     if is_address(str(source)) and is_table(source):
         return Document({"data": {"table": address(source)}}, address(source))
+    if RunFolder(source).is_read:
+        raise PlanError(f"{source}: is the folder of a run, not of images. Give its plan: {RunFolder(source).plan}")
     form = form_of(source) or ("folder" if source.is_dir() else "table" if is_table(source) else None)
     if form:
         return Document({"data": {form: str(source.absolute())}}, str(source))

@@ -186,16 +186,22 @@ def count_suspects(
 ) -> SuspectCount | None:
     """Return the suspects of the newest search that nothing was done about; None without a search.
 
-    `now` are the answers of the model handed on: a validation label that it gives as well does not count.
+    `now` are the answers of the model handed on: a validation label that it gives as well does not count. Nor do the
+    labels of a head whose judge was no better than chance.
     """
     name = newest_search(steps)
     if name is None:
         return None
     details, path = steps[name].details, run.step(name).suspects
+    sound = {name for name, head in details["heads"].items() if head.get("beats_chance", True)}
     flagged = {"train": 0, "val": 0}
     if path.exists():
-        flagged |= dict(waiting_suspects(read_suspects(path), now).group_by("split").len().iter_rows())
-    labels = [sum(head["n"] for head in details.get(part, {}).values()) for part in ("heads", "validation")]
+        waiting = waiting_suspects(read_suspects(path), now).filter(pl.col("head").is_in(list(sound)))
+        flagged |= dict(waiting.group_by("split").len().iter_rows())
+    labels = [
+        sum(head["n"] for name, head in details.get(part, {}).items() if name in sound)
+        for part in ("heads", "validation")
+    ]
     return SuspectCount(
         file=str(path.relative_to(run.path)),
         suspects=flagged["train"],

@@ -11,16 +11,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from assay import __version__
 from assay.errors import RunError, install_command
-from assay.progress import Progress
+from assay.progress import Progress, kept_handler
 from assay.scale.jobs import KEPT, Failure, Function, Job, at_work, attempt, fewer_workers, killed, require_done
 from assay.scale.local import THREADS
 
@@ -61,22 +59,11 @@ def connect() -> Any:
     if address not in ("", "auto", "local"):
         _require_cluster(address)
     try:
-        with _our_sigterm():
+        with kept_handler(signal.SIGTERM):  # Ray's would abort the command, ours ends it with a message
             ray.init(include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RunError(f"the Ray cluster {address!r} cannot be reached ({error}). {GONE}") from error
     return ray
-
-
-@contextmanager
-def _our_sigterm() -> Iterator[None]:
-    """Give SIGTERM back its handler after the block: Ray's would abort the command, ours ends it with a message."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
 
 
 def size_of(ray: Any) -> tuple[int, int]:

@@ -18,7 +18,6 @@ from torch import nn
 
 from assay.arrays import Ints
 from assay.errors import DivergedError, PlanError, TrainingError
-from assay.images.streamed import killed_as_error
 from assay.progress import GivenUpError, Progress
 from assay.training.checkpoint import (
     Average,
@@ -56,7 +55,7 @@ def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path,
     state.total = state.total or config.epochs * per_epoch
     pace = _pace(config, state, per_epoch)
     # The caller's generators stay as they are. A signal waits for a checkpoint.
-    with torch.random.fork_rng(devices=machine.seeded_devices), finishing(), killed_as_error():
+    with torch.random.fork_rng(devices=machine.seeded_devices), finishing():
         while state.epoch * per_epoch < state.total and not _out_of_patience(state, config):
             batches = split_batches(task.order.rows(state.epoch), config.step_size)  # one an optimiser step
             task.to_training_mode()
