@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from assay.cli import app
 from assay.errors import RunError, TrainingError
 from assay.files import add_to_log
-from assay.progress import Lines
-from assay.scale import on_ray, runs_on_ray
+from assay.progress import Lines, kept_handler
+from assay.scale import runs_on_ray
 from assay.scale.runs_on_ray import share_of, spread_on_ray, train_together
 from test_processes import TORCHRUN, launch
 from test_scale_on_ray import cluster
@@ -210,7 +210,7 @@ def test_ray_train_is_not_installed(
 
 def test_a_signal_keeps_its_handler() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with on_ray._our_sigterm():
+    with kept_handler(signal.SIGTERM):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -242,7 +242,7 @@ def test_options_of_train(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    done = CliRunner().invoke(app, ["train", "photos", "--run", str(tmp_path / "run"), *options])
+    done = CliRunner().invoke(app, ["train", str(tmp_path), "--run", str(tmp_path / "run"), *options])
     assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "run").exists()
 
@@ -286,7 +286,7 @@ def test_what_goes_wrong_in_a_task_ends_all(there: Callable[..., Cluster], monke
 
 @pytest.mark.parametrize("command", ["sweep", "ablate"])
 def test_options_of_many_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = CliRunner().invoke(app, [command, "photos", "--run", str(tmp_path / "run"), "--workers", "2"])
+    refused = CliRunner().invoke(app, [command, str(tmp_path), "--run", str(tmp_path / "run"), "--workers", "2"])
     assert (refused.exit_code, "Add --executor ray; without one" in refused.stderr) == (2, True)
     assert not (tmp_path / "run").exists()
 

@@ -193,13 +193,13 @@ def count_suspects(
     if name is None:
         return None
     details, path = steps[name].details, run.step(name).suspects
-    sound = {name for name, head in details["heads"].items() if head.get("beats_chance", True)}
+    guessed = [name for name, head in details.get("heads", {}).items() if not head.get("beats_chance", True)]
     flagged = {"train": 0, "val": 0}
     if path.exists():
-        waiting = waiting_suspects(read_suspects(path), now).filter(pl.col("head").is_in(list(sound)))
+        waiting = waiting_suspects(read_suspects(path), now).filter(~pl.col("head").is_in(guessed))
         flagged |= dict(waiting.group_by("split").len().iter_rows())
     labels = [
-        sum(head["n"] for name, head in details.get(part, {}).items() if name in sound)
+        sum(head["n"] for name, head in details.get(part, {}).items() if name not in guessed)
         for part in ("heads", "validation")
     ]
     return SuspectCount(
