@@ -1,7 +1,10 @@
 """Speed and memory of the work on shards: images/s of indexing and of features, by executor, on generated images.
 
-python -m benchmarks.scale --images 20000 --shards 20 [--side 64] [--classes 3] [--by local:1 local:2 ray:2]
+python -m benchmarks.scale --images 20000 --shards 20 [--side 64] [--classes 3] [--by apart:2 local:1 local:2 ray:2]
     [--work DIR] [--json]
+
+`apart:2` is what decoding and the network come to, one after the other, in so many processes. `jobs:100000` is the
+memory of the process that hands out so many shards, of which each is done at once.
 
 With `--train STEPS`, the peak of memory alone of a training without a cache that ends after so many optimiser steps.
 
@@ -24,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_lowercase
 
@@ -32,10 +35,13 @@ import numpy as np
 from PIL import Image
 
 from assay.labels.samples import Samples
-from assay.progress import GivenUpError, NoProgress
+from assay.progress import GivenUpError, NoProgress, cores
+from assay.scale.executors import pick_executor
+from assay.scale.jobs import Job
 from benchmarks.harness import table
 
 CLASSES = 3  # unless asked for more
+BATCH = 32  # images at a time, as where shards are predicted
 TRAINING = """
 cache: {limit: 0}
 data: {shards: shards/}
@@ -135,19 +141,64 @@ class Measured:
         (self.folder / f"peak-{os.getpid()}").write_text(str(peak_memory()), encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class Apart:
+    """Decodes the images of a shard, then predicts them, and writes the seconds of both together."""
+
+    model: Path
+
+    def __call__(self, job: Job, result: Path) -> None:
+        from assay.labels.readers.shard_index import read_index
+        from assay.labels.shards import Member
+        from assay.predictions.predictor import Predictor
+
+        index, predictor = read_index(job.shard, job.index), Predictor.untimed(self.model, device="cpu")
+        names = index.rows["name"].to_list()
+        places = index.rows.select("name", "offset", "size").rows()
+        began = time.perf_counter()
+        images = [predictor.decode(Member(index.shard, name, *at)) for name, *at in places]
+        for first in range(0, len(images), BATCH):
+            predictor.predict(names[first : first + BATCH], images[first : first + BATCH], features=True)
+        result.write_text(str(time.perf_counter() - began), encoding="utf-8")
+
+
+def write_nothing(job: Job, result: Path) -> None:
+    """Do a shard at once."""
+    result.touch()
+
+
+def hand_out(work: Path, count: int) -> dict[str, float]:
+    """Return seconds and the peak of the process that hands out so many shards, which are empty files."""
+    from assay.labels.shards import Shard, state_of
+
+    folder = work / "jobs"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        (folder / f"{number:06d}.tar").touch()
+    before, began = peak_memory(), time.perf_counter()
+    files = sorted(map(str, folder.iterdir()))
+    jobs = [Job(Shard(file, state_of(file)), Path(f"{file}.index"), Path(f"{file}.result")) for file in files]
+    run, _ = pick_executor("local", workers=2, device="cpu", progress=NoProgress())
+    done = sum(1 for _ in run(write_nothing, jobs))
+    return {"images": done, "seconds": time.perf_counter() - began, "before MiB": before, "driver MiB": peak_memory(),
+            "worker MiB": float("nan")}  # fmt: skip
+
+
 def measure(work: Path, name: str) -> dict[str, float]:
     """Return seconds and peaks of indexing (`index`), or of features by an executor (`local:2`)."""
     from assay.models.ensemble import load_model
-    from assay.progress import NoProgress, cores
-    from assay.scale.executors import pick_executor
     from assay.scale.shard_predictions import PredictShard, index_shards, predict_shards
 
+    if name.startswith("jobs:"):
+        return hand_out(work, int(name.partition(":")[2]))
     progress, peaks = NoProgress(), work / "peaks"
     shutil.rmtree(peaks, ignore_errors=True)
     peaks.mkdir()
     kind, _, workers = ("local", ":", str(cores())) if name == "index" else name.partition(":")
     began = time.perf_counter()
-    run, device = pick_executor(kind, workers=int(workers), device="cpu", progress=progress)
+    by = "local" if kind == "apart" else kind
+    run, device = pick_executor(by, workers=int(workers), device="cpu", progress=progress)
 
     def executor(function, jobs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         return run(Measured(function, peaks), jobs)
@@ -157,6 +208,14 @@ def measure(work: Path, name: str) -> dict[str, float]:
         shutil.rmtree(work / "shards" / ".assay", ignore_errors=True)
     began = time.perf_counter()
     shards = index_shards([str(work / "shards")], executor=executor, progress=progress)
+    if kind == "apart":
+        results = [work / "results" / f"apart-{number}" for number in range(len(shards.jobs))]
+        results[0].parent.mkdir(exist_ok=True)
+        jobs = [replace(job, result=result) for job, result in zip(shards.jobs, results, strict=True)]
+        for _ in executor(Apart(work / "model"), jobs):
+            pass
+        seconds = sum(float(result.read_text()) for result in results) / int(workers)
+        return {"images": shards.images, "seconds": seconds, "driver MiB": peak_memory(), "worker MiB": float("nan")}
     if name != "index":
         began = time.perf_counter()
         function = PredictShard(work / "model", device, features=True)
