@@ -357,15 +357,15 @@ def chart(points: Sequence[Record]) -> Chart:
     dash = alt.StrokeDash("contender:N", legend=legend, scale=alt.Scale(domain=names, range=[DASHES[k] for k in order]))
     ticks = alt.Axis(values=list(BUDGETS), format="~g", grid=False)
     x = alt.X("minutes:Q", title=None, axis=ticks, scale=alt.Scale(type="log", domain=[0.4, max(BUDGETS)], clamp=True))
-    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5, format=".2f"))
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5, format="~g"))
     panels = []
     for case in (case for case in CASES if any(point["case"] == case for point in points)):
         named = case if "," in case else f"{case}, {metric_title(CASES[case].metric)}"
-        heading = alt.TitleParams(named, fontSize=12, fontWeight=600, anchor="start", color=INK)
+        heading = alt.TitleParams(named, fontSize=11, fontWeight=600, anchor="start", color=INK)
         base = alt.Chart(alt.NamedData(DATA)).transform_filter(f"datum.case == {json.dumps(case)}")
         line = base.mark_line(strokeWidth=2, point={"size": 22}).encode(x=x, y=y, color=colour, strokeDash=dash)
         panels.append(line.properties(width=142, height=130, title=heading))
-    rows = [alt.hconcat(*panels[at : at + 2], spacing=14) for at in range(0, len(panels), 2)]
+    rows = [alt.hconcat(*panels[at : at + 2], spacing=24) for at in range(0, len(panels), 2)]
     subtitle = ["On images that training never sees, by minutes", "of the whole command (2 cores)."]
     return with_data(styled(alt.vconcat(*rows, spacing=12), "The best model for the minutes", subtitle), list(points))
 

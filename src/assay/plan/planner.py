@@ -44,7 +44,7 @@ SUSPECTS_BEGIN = 3.0  # seconds before any label is judged
 SUSPECT_MODEL = 0.4  # seconds of a linear model at one strength, over those of a search
 REPAIR: Mapping[str, Any] = {"action": {"soft": "wrong"}, "only_if_better": True}  # RESULTS.md, whether a repair helps
 SUSPECTS = 0.05  # of the time left: a list of suspect labels may cost no more
-UPPER_EPOCHS = 8.0  # of the whole network within the time: with more, its upper stages need no fit of their own
+UPPER_EPOCHS, ENLARGED_EPOCHS = 8.0, 16.0  # of the whole network: with more, upper stages (of larger images) need none
 LEAST_AFTER = 4.0  # epochs of the whole network after its upper stages: for fewer these take all of the time
 UPPER_SHARE = 0.35  # of the time left, for the upper stages, where the whole network is trained after them
 MANY_IMAGES = 1_000  # from which upper stages bear twice the rate: on 288 it lowered the probe's accuracy
@@ -142,14 +142,15 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     epoch = _epoch_seconds(facts, speeds.training, speeds)
     epochs, second = left / epoch, _second_seconds(facts, speeds, done)
     begun = {WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS} & set(done)
-    of_upper = _epoch_seconds(facts, speeds.upper, speeds)
     a_view = (facts.labelled + facts.validation) * speeds.forward  # about: of all stages
-    least = max(LEAST_FIT, 2 * a_view if facts.cached else LEAST_EPOCH * of_upper)
-    if UPPER not in done and not begun and epochs < UPPER_EPOCHS and left >= least:
-        enlarged = _upper(UPPER, facts, speeds, left, larger=LARGER)
-        if epochs * (1 - UPPER_SHARE) < LEAST_AFTER or enlarged.step["fit"]["size"] > DEFAULT_SIZE:
-            yield enlarged
-            return
+    least = max(LEAST_FIT, 2 * a_view if facts.cached else LEAST_EPOCH * _epoch_seconds(facts, speeds.upper, speeds))
+    begin = UPPER not in done and not begun and left >= least
+    enlarged = _upper(UPPER, facts, speeds, left, larger=LARGER)
+    larger_images = enlarged.step["fit"]["size"] > DEFAULT_SIZE
+    if begin and epochs < (ENLARGED_EPOCHS if larger_images else LEAST_AFTER / (1 - UPPER_SHARE)):
+        yield enlarged
+        return
+    if begin and epochs < UPPER_EPOCHS:
         seconds = UPPER_SHARE * left
         yield _upper(UPPER, facts, speeds, seconds)
         left, second = left - seconds, _second_seconds(facts, speeds, [UPPER])
