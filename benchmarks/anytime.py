@@ -364,7 +364,7 @@ def chart(points: Sequence[Record]) -> Chart:
         heading = alt.TitleParams(named, fontSize=11, fontWeight=600, anchor="start", color=INK)
         base = alt.Chart(alt.NamedData(DATA)).transform_filter(f"datum.case == {json.dumps(case)}")
         line = base.mark_line(strokeWidth=2, point={"size": 22}).encode(x=x, y=y, color=colour, strokeDash=dash)
-        panels.append(line.properties(width=142, height=130, title=heading))
+        panels.append(line.properties(width=136, height=130, title=heading))
     rows = [alt.hconcat(*panels[at : at + 2], spacing=24) for at in range(0, len(panels), 2)]
     subtitle = ["On images that training never sees, by minutes", "of the whole command (2 cores)."]
     return with_data(styled(alt.vconcat(*rows, spacing=12), "The best model for the minutes", subtitle), list(points))
