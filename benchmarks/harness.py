@@ -232,6 +232,12 @@ def select(cells: Sequence[Cell], only: Sequence[str] | None) -> list[Cell]:
     return chosen
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that a process started itself (Linux). Raises OSError where it has ended."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
 def anonymous_bytes(pid: int) -> int:
     """Return the anonymous memory of a process and its descendants, shared pages shared out (Linux; 0 elsewhere)."""
     total = 0
@@ -239,8 +245,7 @@ def anonymous_bytes(pid: int) -> int:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss_Anon:"):  # RssAnon would count the pages of a forked worker twice
                 total = int(line.split()[1]) << 10
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            total += sum(anonymous_bytes(int(child)) for child in (task / "children").read_text().split())
+        total += sum(map(anonymous_bytes, children(pid)))
     except OSError:  # the process ended while it was being read
         return total
     return total

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness import table
+from benchmarks.harness import children, table
 from benchmarks.scale import CLASSES, TRAINING, write_model, write_shards
 
 SIDE = 64
@@ -72,21 +72,16 @@ def command_of(work: Work, executor: str) -> list[str]:
 def descendants(process: int) -> list[int]:
     """Return the processes below one, as far as they work for it: no shell, and no server of Ray's."""
     found: list[int] = []
-    for child in children(process):
+    try:
+        started = children(process)
+    except OSError:
+        return []  # it has ended
+    for child in started:
         name = command_line(child)
         if not any(part in name for part in ("raylet", "gcs_server", "log_monitor", "agent", "resource_tracker")):
             found.append(child)
         found += descendants(child)
     return found
-
-
-def children(process: int) -> list[int]:
-    """Return the processes that a process started itself."""
-    try:
-        threads = list(Path(f"/proc/{process}/task").iterdir())
-        return [int(text) for thread in threads for text in (thread / "children").read_text().split()]
-    except OSError:
-        return []  # it has ended
 
 
 def command_line(process: int) -> str:

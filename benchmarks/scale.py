@@ -38,7 +38,7 @@ from assay.labels.samples import Samples
 from assay.progress import GivenUpError, NoProgress, cores
 from assay.scale.executors import pick_executor
 from assay.scale.jobs import Job
-from benchmarks.harness import table
+from benchmarks.harness import children, table
 
 CLASSES = 3  # unless asked for more
 BATCH = 32  # images at a time, as where shards are predicted
@@ -108,8 +108,7 @@ class Stop(NoProgress):
 
     def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None:
         self.left -= metrics is not None  # as the loop reports
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        self.workers = max([self.workers, *filter(np.isfinite, map(peak_memory, map(int, children)))])
+        self.workers = max([self.workers, *filter(np.isfinite, map(peak_memory, children(os.getpid())))])
         if self.left == 0:
             raise GivenUpError
 

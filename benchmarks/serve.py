@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from assay.metrics.intervals import student
-from benchmarks.harness import Cell, Options, Record, anonymous_bytes, in_a_process, one_off, train
+from benchmarks.harness import Cell, Options, Record, anonymous_bytes, children, in_a_process, one_off, train
 
 BOUNDARY = "5d0f9c7e"
 SIZE = 128
@@ -137,10 +137,7 @@ def served(run: Path, *options: object, **environment: str) -> Iterator[tuple[in
 def cpu_seconds(pid: int) -> float:
     """Return the CPU seconds of a process and of those that it started (Linux)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    below = [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + sum(map(cpu_seconds, below))
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + sum(map(cpu_seconds, children(pid)))
 
 
 def batched(model: str, files: Sequence[str], seconds: float) -> Record:

@@ -31,13 +31,13 @@ def quiet_libraries() -> Iterator[None]:
 
 @contextmanager
 def kept_handler(number: signal.Signals) -> Iterator[None]:
-    """Give a signal back its handler after the block, in which a library sets one of its own."""
+    """Give a signal back its handler after the block, which sets another."""
     before = signal.getsignal(number)
     try:
         yield
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(number, before)
+            signal.signal(number, before or signal.SIG_DFL)
 
 
 class GivenUpError(Exception):

@@ -16,6 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assay.errors import PlanError
+from assay.progress import kept_handler
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
@@ -89,12 +90,10 @@ def run_until_stopped(
 @contextmanager
 def set_by_signals(closing: threading.Event) -> Iterator[None]:
     """Have Ctrl-C and SIGTERM set an event during the block, and nothing else."""
-    before = {number: signal.signal(number, lambda *_: closing.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with kept_handler(signal.SIGINT), kept_handler(signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: closing.set())
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def limited(receive: Receive, most: int) -> Receive:

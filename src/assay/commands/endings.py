@@ -21,7 +21,7 @@ import typer
 
 from assay.errors import AssayError, PlanError, SpaceError
 from assay.files import RunFolder, add_to_log, full_disk
-from assay.progress import is_lost_process, process_count
+from assay.progress import is_lost_process, kept_handler, process_count
 
 GOES_ON = "What was finished is kept: the same command goes on from there."
 NO_RUN = "No run is left behind."
@@ -228,8 +228,6 @@ def _terminable() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
+    with kept_handler(signal.SIGTERM):
+        signal.signal(signal.SIGTERM, leave)
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -284,7 +284,7 @@ class _Estimator:
             ids = [*used, *validation.names[:BATCH]]
             if unknown is not None and settings.unlabelled is not None:
                 ids += unknown.names[: settings.unlabelled.ratio * len(first)]
-            samples = samples.take(np.flatnonzero(samples.table["id"].is_in(ids).to_numpy()))
+            samples = samples.with_ids(ids)
         with prepared_fit(settings, replace(state, samples=samples), context) as begun:
             step, network = step_seconds(begun.task, begun.config, begun.machine), begun.task.network
             inference, boundary = begun.part.inference, begun.part.boundary

@@ -288,8 +288,7 @@ def _order(chunk: Predictions, at: slice) -> npt.NDArray[np.intp]:
 
 def _predicted(chunk: Predictions, head: Head, at: slice) -> Bools:
     """Return which classes of a head are predicted, (N, K)."""
-    thresholds = np.broadcast_to(chunk.thresholds, chunk.probabilities.shape)
-    return head.present(head.decide(chunk.probabilities[:, at], thresholds[:, at]))
+    return head.present(head.decide(chunk.probabilities[:, at], chunk.cuts[:, at]))
 
 
 def _text(values: Reals) -> list[str]:

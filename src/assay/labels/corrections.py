@@ -206,8 +206,8 @@ def sync_corrections(ledger: Ledger, path: Path | None, samples: Samples) -> Led
 def count_corrections(ledger: Ledger, samples: Samples) -> dict[str, dict[str, int]]:
     """Return, by part, how many labels a person settled and how many of them changed; `samples` are those as read."""
     edits = [edit for edit in ledger.effective() if edit.step == PERSON and edit.action != "weight"]
-    of_edits = samples.table.select("id", "split").filter(pl.col("id").is_in(list({edit.id for edit in edits})))
-    part = dict(of_edits.iter_rows())
+    of_edits = samples.with_ids({edit.id for edit in edits})
+    part = dict(zip(of_edits.ids, of_edits.table["split"], strict=True))
     before = {edit.cell: edit.old for edit in reversed(edits)}
     after = {edit.cell: edit.new for edit in edits}
     counts = {name: {"labels": 0, "changed": 0} for name in ("train", "val", "test")}

@@ -22,11 +22,12 @@ def require_source(source: Path) -> None:
 def require_run(*runs: Path) -> None:
     """Raise RunError for a run at a path where there is no folder."""
     for run in runs:
-        if _exists(run) and run.is_dir():
+        there = _exists(run)
+        if there and run.is_dir():
             continue
         from assay.messages import plain
 
-        what = "is a file" if _exists(run) else "there is no such folder"
+        what = "is a file" if there else "there is no such folder"
         raise RunError(f"{plain(str(run))}: {what}. Give the folder of a run, such as runs/photos.")
 
 

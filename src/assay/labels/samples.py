@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cache
 from itertools import chain
@@ -116,6 +116,10 @@ class Samples:
     def take(self, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Samples:
         """Return the images at these positions, in this order."""
         return replace(self, table=self.table[np.asarray(rows, dtype=np.int64)])
+
+    def with_ids(self, ids: Collection[str]) -> Samples:
+        """Return those images of these ids that there are, order kept."""
+        return replace(self, table=self.table.filter(pl.col("id").is_in(list(ids))))
 
     def codes(self) -> list[Codes]:
         """Return the codes of each head; -1 is unknown."""

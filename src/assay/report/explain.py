@@ -241,7 +241,7 @@ def read_images(run: RunContents, names: Sequence[str], target: ExplainTarget) -
     files = {text: path.resolve() for text in dict.fromkeys(names) if (path := Path(text)).exists()}
     of_run = zip(run.samples.paths, run.samples.names, strict=True) if files else ()
     by_path = {path.resolve(): id_ for path, id_ in of_run}
-    known = set(run.samples.table["id"].filter(run.samples.table["id"].is_in(list(names))))
+    known = set(run.samples.with_ids(names).ids)
     images, problems = [], []
     for text in dict.fromkeys(names):
         id_ = by_path.get(files[text]) if text in files else text if text in known else None

@@ -336,7 +336,7 @@ def doubt_scores(predictions: Predictions, samples: Samples, uncertainty: Uncert
     """
     rows = np.array([name not in predictions.unreadable for name in predictions.ids], dtype=bool)
     space, probabilities = predictions.space, predictions.probabilities[rows]
-    cuts = np.broadcast_to(predictions.thresholds, predictions.probabilities.shape)[rows]
+    cuts = predictions.cuts[rows]
     scores = DoubtScores(risk=[], sets=[], unlike=[])
     for number, (head, at, codes) in enumerate(space.each([known[rows] for known in samples.codes()])):
         if not head.known(codes).any():

@@ -86,7 +86,7 @@ def edits(run: RunContents, gallery: Gallery) -> dict[str, object]:
     groups: dict[tuple[str, str], list[Edit]] = {}
     for edit in all_edits:
         groups.setdefault((edit.step, edit.action), []).append(edit)
-    ids = set(run.as_read.table["id"].filter(run.as_read.table["id"].is_in(list({edit.id for edit in all_edits}))))
+    ids = set(run.as_read.with_ids({edit.id for edit in all_edits}).ids)
     most = EDITS // min(len(groups) or 1, 4)
     return {
         "count": len(all_edits),
