@@ -120,7 +120,8 @@ class Benchmark:
         rows = [row for cell in cells if (row := records.find(cell)) is not None]
         lines = self.lines(options, rows) if self.lines else options.section(self.header, self.row, rows)
         sys.stdout.write("\n".join(lines) + "\n")
-        replace_section(self.section, lines, page=options.page)
+        other = [options.set] if settings.get("set") != self.settings.get("set") else []  # has a section apart
+        replace_section(", ".join([self.section, *other]), lines, page=options.page)
 
     def parser(self) -> argparse.ArgumentParser:
         """Return the common options and those of `settings`, each of the type of its default."""

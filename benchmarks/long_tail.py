@@ -1,8 +1,9 @@
-"""What oversampling, logit adjustment and a new head gain on a long tail: eurosat, its training part made imbalanced.
+"""What oversampling, logit adjustment and a new head gain on a long tail: a set whose training part is made imbalanced.
 
 Beside them the recipe `long-tail-fast`, step by step, at its own size and length.
 
-    python -m benchmarks.long_tail DATA [--seeds 0 1 2] [--tail 50] [--size 128] [--epochs 6] [--only NAME ...]
+    python -m benchmarks.long_tail DATA [--set eurosat] [--seeds 0 1 2] [--tail 50] [--size 128] [--epochs 6]
+        [--only NAME ...]
 
 Plain training and oversampling see equally many images and hand on their last epoch, so that validation chooses
 nothing; then each head is learnt again on the features of either, its settings cross-fitted within validation.
@@ -57,7 +58,7 @@ def measure(options: Options, case: tuple[str, Record | str | int | None], seed:
     """
     training, kinds = case
     folder = options.work / f"{training.split()[0]}-{seed}"
-    data = plant(options.data / "eurosat", folder / "labels.csv", faults(seed=seed, tail=options.tail))
+    data = plant(options.data / options.set, folder / "labels.csv", faults(seed=seed, tail=options.tail))
     samples = assay.read(folder / "labels.yaml").part("train")
     (head,) = samples.space
     counts = samples.counts(head)
@@ -112,5 +113,5 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
 
 
 if __name__ == "__main__":
-    settings = {"tail": 50.0, "size": 128, "epochs": 6}
+    settings = {"set": "eurosat", "tail": 50.0, "size": 128, "epochs": 6}
     Benchmark("long tail", __doc__, by_seed(measure, CASES), lines=lines, settings=settings).main()

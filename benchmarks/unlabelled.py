@@ -1,6 +1,7 @@
-"""What unlabelled images gain, on eurosat with labels for 10 images of each class.
+"""What unlabelled images gain, on a set with labels for 10 images of each class.
 
-    python -m benchmarks.unlabelled DATA [--seeds 0 1 2] [--only NAME ...] [--each 10] [--size 64] [--scale 1.0]
+    python -m benchmarks.unlabelled DATA [--set eurosat] [--seeds 0 1 2] [--only NAME ...] [--each 10] [--size 64]
+        [--scale 1.0]
 
 Scored on a fifth that no fault touches, after the last epoch. The seed draws the labels that are kept.
 """
@@ -34,7 +35,7 @@ def measure(options: Options, case: tuple[str, Any], seed: int) -> Record:
     kind, settings = case
     with options.scratch() as folder:
         planted = faults(seed=seed, keep=None if kind == "all" or case == ("recipe", "all") else options.each)
-        data = plant(options.data / "eurosat", folder / "labels.csv", planted)
+        data = plant(options.data / options.set, folder / "labels.csv", planted)
         model = read(recipe_text(RECIPE), RECIPE).value.get("model", {}) if kind == "recipe" else {}
         steps = steps_by(options, kind, settings)
         done = train({"data": data, "model": model, "seed": seed, "steps": steps}, folder)
@@ -57,5 +58,5 @@ def steps_by(options: Options, kind: str, settings: Any) -> list[Record]:
 
 
 if __name__ == "__main__":
-    settings = {"each": 10, "size": 64, "scale": 1.0}
+    settings = {"set": "eurosat", "each": 10, "size": 64, "scale": 1.0}
     Benchmark("unlabelled", __doc__, by_seed(measure, TRAININGS), lines=training_lines, settings=settings).main()
