@@ -121,7 +121,7 @@ def test_no_more_processes_than_shards_are_started_and_that_is_said() -> None:
 
 
 def test_progress_counts_the_images_that_can_be_used(tmp_path: Path) -> None:
-    from assay.scale.shard_predictions import count_images, index_shards
+    from assay.scale.indexing import count_images, index_shards
     from test_shards import labelled, put_shards
 
     put_shards(tmp_path / "s", a=labelled("cat", "1", "2") | {"../3.jpg": b"", "4.jpg": b""})

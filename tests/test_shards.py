@@ -28,7 +28,7 @@ from assay.labels.subset import without
 from assay.labels.writers.formats import WRITERS
 from assay.plan.plan import from_source
 from assay.progress import NoProgress
-from assay.scale.shard_predictions import index_shards
+from assay.scale.indexing import index_shards
 from factories import put
 
 JPEG = b"\xff\xd8\xff"

@@ -204,7 +204,8 @@ def _of_shards(
     from assay.labels.shards import absolute_addresses, address
     from assay.models.ensemble import load_model
     from assay.scale.executors import pick_executor
-    from assay.scale.shard_predictions import PredictShard, index_shards, predict_shards
+    from assay.scale.indexing import index_shards
+    from assay.scale.shard_predictions import PredictShard, predict_shards
 
     saved = load_model(wanted.model)
     run, device = pick_executor(executor or "local", workers=workers, device=wanted.device, progress=progress)

@@ -57,7 +57,7 @@ def path_key(path: str) -> list[tuple[list[tuple[int, str]], str]]:
 
 def is_unicode(name: str) -> bool:
     """Return whether a file name is valid UTF-8."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,11 @@ from assay.repair.duplicates import alike, near_pairs
 from assay.repair.image_quality import classes_of, low_quality, odd_shapes
 from assay.run.environment import lock
 from assay.scale.executors import pick_executor
+from assay.scale.indexing import count_images, index_shards
 from assay.scale.jobs import Job, map_shards
 from assay.scale.reductions import fold_of_groups
 from assay.scale.shard_facts import ExamineShard, ShardFacts
 from assay.scale.shard_labels import LabelReport, judge_head
-from assay.scale.shard_predictions import count_images, index_shards
 
 PARTS = "shards"
 """The folder of the results of each shard, in that of an audit."""

@@ -27,6 +27,7 @@ from assay.labels.image_files import is_unicode
 from assay.labels.readers.datasets import ending_of, features_of, head_of, named_classes, type_of
 from assay.labels.readers.exports import Json
 from assay.labels.readers.label_cells import HeadColumns
+from assay.labels.readers.tar_entries import entries
 from assay.labels.samples import from_hex
 from assay.labels.shards import (
     PARQUET,
@@ -50,6 +51,8 @@ SMALL = 64 << 20  # bytes of all shards below which starting processes costs mor
 ESCAPES = {"%2E": ".", "%25": "%"}
 """In names of images within a tar: the key of an image ends at the first dot."""
 _ESCAPED = re.compile("|".join(ESCAPES))
+
+_TO_JSON = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes an encoder each time
 
 SCHEMA = {"name": pl.String, "offset": pl.Int64, "size": pl.Int64, "hash": pl.String, "fault": pl.String,
           "labels": pl.String}  # fmt: skip
@@ -189,33 +192,32 @@ def _samples(text: str, tar: tarfile.TarFile, content: BinaryIO) -> Iterator[Row
     images: dict[str, Row] = {}
     cells: dict[str, dict[str, Any]] = {}
     others: list[Row] = []
-    while (member := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]  # else it keeps all of them
-        name = member.name.removeprefix("./")
+    for full_name, kind, offset, size in entries(content, tar):
+        name = full_name.removeprefix("./")
         folder, _, last = name.rpartition("/")
-        if member.isdir() or last.startswith("."):
+        if kind == tarfile.DIRTYPE or last.startswith("."):
             continue
-        if not member.isreg():
+        if kind not in tarfile.REGULAR_TYPES:
             others.append((name, 0, 0, None, "a link or a device, which is not followed: put the file itself in", None))
             continue
         stem, _, ending = last.partition(".")
         key = f"{folder}/{stem}" if folder else stem
         if is_image(name):
-            content.seek(member.offset_data)
+            content.seek(offset)
             name = _ESCAPED.sub(lambda match: ESCAPES[match[0]], name) if "%" in name else name
-            row = _row(name, member.offset_data, content.read(member.size))
+            row = _row(name, offset, content.read(size))
             if key in images:
                 others.append((*row[:4], "its key has another image before it: one is read", None))
             else:
                 images[key] = row
         elif ending in ("json", "cls"):
-            content.seek(member.offset_data)
-            cells.setdefault(key, {}).update(_cells(text, name, ending, content.read(member.size)))
+            content.seek(offset)
+            cells.setdefault(key, {}).update(_cells(text, name, ending, content.read(size)))
     content.seek(tar.offset)
     if content.read(512).strip(b"\0"):
         raise tarfile.ReadError(f"what follows byte {tar.offset:,} is no header")
     for key, row in images.items():
-        yield (*row[:5], json.dumps(cells[key], ensure_ascii=False) if key in cells else None)
+        yield (*row[:5], _TO_JSON(cells[key]) if key in cells else None)
     yield from others
 
 
