@@ -91,7 +91,9 @@ def truth_of(world: World, codes: Ints, probabilities: Floats, **exact: float) -
     """Return what the metrics of all images there are come to, measured on very many of them or known exactly."""
     scores = world.scores(codes, probabilities)
     rows, values = scores["all"].per_class, {name: metric.value for name, metric in overall(scores).items()}
-    recall, f1, precision, support = (rows[name].to_numpy() for name in ("recall", "f1", "precision", "support"))
+    recall, f1, precision, support = (
+        rows[name].fill_null(0).to_numpy() for name in ("recall", "f1", "precision", "support")
+    )
     by_class = {"macro_f1": f1, "balanced_accuracy": recall}
     if world.tags:
         false_positives = recall * support / np.maximum(precision, 1e-12) - recall * support

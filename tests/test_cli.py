@@ -186,6 +186,30 @@ def test_wrong_usage_is_the_users_to_mend(arguments: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([command.__name__.replace("_", "-"), ""] for command in cli.COMMANDS if "source" in command.__annotations__),
+        ["predict", "", "photos", "--out", "x.csv"],
+        ["predict", "runs/x", "", "--out", "x.csv"],
+        ["compare", "runs/x", ""],
+        ["export", "", "--labels", "coco", "--out", "x"],
+        ["train", "photos", "--run="],
+        ["train", "photos", "--audit", ""],
+        ["demo", "--run", ""],
+    ],
+)
+def test_an_empty_path_is_not_the_working_folder(arguments: list[str], runs: Runs) -> None:
+    done = invoke(*arguments)
+    assert (done.exit_code, "the path is empty. Name one, or . for" in done.stderr) == (2, True), done.output
+    assert runs.calls == []
+
+
+def test_other_options_may_be_empty(runs: Runs) -> None:
+    done = invoke("predict", "runs/y", "photos", "--none", "", "--out", "x.csv")
+    assert "runs/y: there is no such folder" in done.stderr
+
+
 class Answers:
     """Stands in for an artifact: every readable image is an owl."""
 
@@ -250,6 +274,10 @@ def test_predict_refuses_in_words(tmp_path: Path) -> None:
     assert (done.exit_code, "written as .csv" in done.stderr) == (2, True)
     done = invoke("predict", tmp_path, tmp_path / "none", "--out", tmp_path / "x.csv")
     assert (done.exit_code, "there is no such folder or file" in done.stderr) == (2, True)
+    for name in ("plan.yaml", "samples.parquet"):
+        (more / name).touch()
+    done = invoke("predict", more, more, "--out", tmp_path / "x.csv")
+    assert (done.exit_code, "is the folder of a run, not of images" in done.stderr) == (2, True)
 
 
 def test_evaluate_shows_the_metrics_beside_those_of_validation(runs: Runs, tmp_path: Path) -> None:
@@ -289,6 +317,12 @@ def test_recipes_are_listed_and_printed() -> None:
     listed = invoke("recipes")
     assert re.search(r"^demo\n    The plan of `assay demo`", listed.stdout, re.MULTILINE)
     assert invoke("recipes", "demo").stdout.startswith("# The plan of `assay demo`")
+    records = json.loads(invoke("recipes", "--json").stdout)
+    assert [record["name"] for record in records] == re.findall(r"^\S+", listed.stdout, re.MULTILINE)
+    one = json.loads(invoke("recipes", "demo", "--json").stdout)
+    assert one == {**next(each for each in records if each["name"] == "demo"), "plan": invoke("recipes", "demo").stdout}
+    assert one["summary"].startswith("The plan of `assay demo`")
+    assert one["steps"] == ["clean_labels", "probe", "pseudo_label", "fit"]
     wrong = invoke("recipes", "demp")
     assert (wrong.exit_code, "demo" in wrong.stderr) == (2, True)
 

@@ -248,7 +248,8 @@ def test_the_labels_of_a_run_are_those_of_its_ledger(folder: Samples, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--labels", "coc", "--out", "x"], "there is no format 'coc'. Did you mean 'coco'?"),
+        (["--labels", "coc", "--out", "x"], "there is no format 'coc'. Did you mean 'coco'? There are: table, "),
+        (["--labels", "zzz", "--out", "x"], f"there is no format 'zzz'. There are: {', '.join(WRITERS)}."),
         (["--labels", "coco"], "--labels coco: where to? Name a file or a new folder with --out."),
         (["--labels", "coco", "--out", "x", "--head", "h"], "--head h: there is no such head; there are 'label'."),
         (["--labels", "kaggle", "--out", "x.txt"], "x.txt: is no .csv file by its ending. Name it x.csv."),

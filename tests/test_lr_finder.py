@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,9 @@ import assay
 from assay import cli
 from assay.errors import DivergedError
 from assay.experiments import lr_finder
-from assay.experiments.lr_finder import Bounds, smoothed, suggest
+from assay.experiments.lr_finder import Bounds, RangeTest, smoothed, suggest
+from assay.files import StepName
+from assay.steps.fit_settings import FitSettings
 
 PROBE = "probe: {size: 32}"
 FIT = "fit: {size: 32, epochs: 1, batch: 8, lr: 3e-3"
@@ -133,6 +136,12 @@ def test_a_fit_from_nothing_is_suggested_a_rate(tiny_plan: Callable[..., str]) -
         assert min(image.size) > 300
 
 
+def test_enough_batches_need_no_word() -> None:
+    curve = pl.DataFrame({"lr": [1e-3] * 50})
+    test = RangeTest(StepName("01-fit"), 0, FitSettings(), curve, False, suggest([], [], diverged=True), 4000, 32)
+    assert test.basis == "50 optimiser steps of 32 on 4,000 training images"
+
+
 def test_the_same_rates_give_the_same_curve(tiny_plan: Callable[..., str]) -> None:
     Path("plan.yaml").write_text(tiny_plan(PROBE, f"{FIT}, augment: {{flip: both}}}}"))
     once, again = (run_json("plan.yaml", *QUICK) for _ in range(2))
@@ -151,6 +160,7 @@ def test_nothing_is_left_behind(
     done = invoke("plan.yaml", *QUICK, "--out", "there")
     assert done.exit_code == 0, done.output
     assert "01-probe: done before, kept" in done.stdout  # taken from the run
+    assert "steps of 8 on 36 training images: 5 batches an epoch, so each image about" in done.stdout
     assert {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == before
     assert [path.name for path in Path("there").iterdir()] == ["lr.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.yaml", "runs", "scratch", "there"]

@@ -99,6 +99,9 @@ def test_a_class_without_a_image_has_no_metrics_and_is_not_the_lowest() -> None:
     rows = [row, row | {"class": "b", "f1": 0.25, "support": 3}]
     lines = plain_lines(per_class_table(rows, head="kind"))
     assert [line.split() for line in lines if "a " in line] == [["a", "–", "–", "–", "0"]]
+    never = row | {"precision": None, "support": 3}
+    (line,) = (line for line in plain_lines(per_class_table([never], head="kind")) if "a " in line)
+    assert line.split() == ["a", "–", "0.000", "0.000", "3"]
     assert lines[0].split() == ["kind", "precision", "recall", "F1", "support"]
     assert not any(line.startswith(" a ") for line in plain_lines(per_class_table(rows, most=1)))
 

@@ -146,10 +146,19 @@ def test_per_class_equals_scikit_learns() -> None:
     known = codes >= 0
     scored = score(LabelSpace((head,)), [codes], probabilities)["kind"]
     predicted = probabilities[known].argmax(axis=1)
-    expected = sk.precision_recall_fscore_support(codes[known], predicted, labels=range(7), zero_division=0)
+    expected = sk.precision_recall_fscore_support(codes[known], predicted, labels=range(7), zero_division=np.nan)
     for name, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
-        assert scored.per_class[name].to_numpy() == pytest.approx(values, abs=1e-6)
+        assert scored.per_class[name].to_numpy() == pytest.approx(values, abs=1e-6, nan_ok=True)
     assert (scored.confusion == sk.confusion_matrix(codes[known], predicted, labels=range(7))).all()
+
+
+def test_what_is_zero_by_zero_is_null_and_the_macro_average_as_before() -> None:
+    space, codes = LabelSpace((Head("kind", ("a", "b", "c", "d")),)), np.array([0, 0, 1])
+    scored = score(space, [codes], np.eye(4)[[0, 3, 0]])["kind"]  # b is never predicted, d only, c neither
+    rows = {row["class"]: (row["precision"], row["recall"], row["f1"]) for row in scored.to_json()["per_class"]}
+    assert rows == {"a": (0.5, 0.5, 0.5), "b": (None, 0.0, 0.0), "c": (None, None, None), "d": (0.0, None, 0.0)}
+    assert scored.metrics["macro_f1"].value == pytest.approx(0.25)
+    assert scored.metrics["balanced_accuracy"].value == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("kind", ["multiclass", "multilabel"])

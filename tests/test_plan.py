@@ -136,6 +136,7 @@ def test_names_are_text_however_they_are_written() -> None:
         ("photos", 'plan.yaml holds "photos"; a plan is a mapping'),
         ("seed: 0", "plan.yaml, line 1: data is missing; add it (where images and labels are"),
         ("data: {folder: [x\n", "plan.yaml, line 2: broken YAML"),
+        ("data: {folder: ''}", "plan.yaml, line 1: data.folder: the path is empty; name one, or . for the folder of"),
         ("data: {folder: x}\ndata: 3", "plan.yaml, line 2: data is set twice, first at plan.yaml, line 1."),
         ("data: photos", 'plan.yaml, line 1: data is "photos"; it must be a mapping'),
         ("data: {folder: x}\nmodle: {}", "plan.yaml, line 2: modle is not known; did you mean model?"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from assay import __version__
 from assay.commands.ablate import ablate
@@ -61,6 +63,23 @@ COMMANDS = (
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.mro()[1]  # for an unknown option too; typer has no name for it
 
+
+class PathCommand(TyperCommand):
+    """A command that refuses an empty path, which as a `Path` would be the working folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        for parameter in list[Any](self.params):
+            value = given.get(parameter.name)
+            if "" in (value if isinstance(value, list | tuple) else [value]) and self._is_path(parameter.name):
+                raise typer.BadParameter("the path is empty. Name one, or . for the working folder.", ctx, parameter)
+        return super().parse_args(ctx, args)
+
+    def _is_path(self, name: str) -> bool:
+        hint = get_type_hints(self.callback)[name]
+        return Path in (hint, *get_args(hint))
+
+
 app = typer.Typer(
     name="assay",
     no_args_is_help=True,
@@ -70,7 +89,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in COMMANDS:
-    app.command()(_command)
+    app.command(cls=PathCommand)(_command)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from assay.commands.output import require_home
 from assay.experiments.compare import Comparison
 from assay.experiments.compare import compare as compare_runs
 from assay.labels.corrections import corrected
+from assay.labels.paths import given_path
 from assay.labels.readers.read import read as read_data
 from assay.labels.readers.read import resolve_paths
 from assay.labels.samples import Samples
@@ -41,7 +42,7 @@ def read(source: str | Path) -> Samples:
 
     Raises DataError for data that cannot be trained on.
     """
-    loaded = from_source(Path(source))
+    loaded = from_source(given_path(source))
     data = loaded.plan.data
     return corrected(read_data(data, base=loaded.base), resolve_paths(data, base=loaded.base).get("corrections"))
 

@@ -12,7 +12,7 @@ import typer
 from assay.commands.endings import GOES_ON
 from assay.commands.options import AsJson, Changes, Device, ExecutorName, Workers
 from assay.commands.output import Block, command, hash_ahead
-from assay.labels.paths import require_source
+from assay.labels.paths import require_source, source_name
 
 if TYPE_CHECKING:
     from assay.experiments.findings import Audit, Kind, PointJson
@@ -37,11 +37,10 @@ def audit(
     with command(as_json, stopped=GOES_ON, alone="audit", reading=source) as output:
         require_source(source)
         hash_ahead(source, changes)
-        from assay.commands.options import default_run
         from assay.experiments.audit import audit as audit_data
         from assay.report.audit_page import write_audit_page
 
-        folder = out or Path("audits") / default_run(source).name
+        folder = out or Path("audits") / source_name(source)
         given, progress = tuple(changes or ()), output.progress
         if workers is None and executor is None:
             result = audit_data(source, folder, changes=given, device=device, progress=progress)

@@ -107,11 +107,13 @@ def _model(
 
 def _labels(source: Path, form: str, out: Path | None, heads: Sequence[str], terminal: Output) -> None:
     from assay.errors import PlanError
-    from assay.labels.space import require_known
     from assay.labels.writers.formats import WRITERS, with_heads
+    from assay.messages import nearest
     from assay.plan.yaml_lines import flow
 
-    require_known(form, list(WRITERS), "format", "--labels")
+    if form not in WRITERS:
+        guess = f" {nearest(form, WRITERS)}".rstrip()
+        raise PlanError(f"--labels: there is no format {form!r}.{guess} There are: {', '.join(WRITERS)}.")
     if out is None:
         raise PlanError(f"--labels {form}: where to? Name a file or a new folder with --out.")
     samples = _current(source)

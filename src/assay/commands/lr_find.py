@@ -53,6 +53,7 @@ def lr_find(  # noqa: PLR0913  (every option is a parameter)
             f"The plan has {top_of(test.settings):g}. To take what is suggested: --set '{test.change}'"
             if test.change
             else "No learning rate is suggested.",
+            f"It rests on {test.basis.removesuffix('.')}.",
             f"written: {chart}",
         )
         terminal.print({**test.to_json(), "image": str(chart)}, lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from assay.errors import PlanError, RunError
+from assay.labels.paths import source_name
 from assay.progress import Progress
 
 if TYPE_CHECKING:
@@ -81,12 +81,7 @@ NoRepairs = Annotated[
 
 def default_run(source: Path) -> Path:
     """Return runs/NAME after the data or the plan."""
-    path = source.absolute()
-    if not os.path.exists(path) and any(mark in str(source) for mark in (".tar", ":/", "*")):  # shards elsewhere
-        from assay.labels.shards import name_of
-
-        return Path("runs") / name_of(source)
-    return Path("runs") / (path.resolve().name if os.path.isdir(path) else path.stem)
+    return Path("runs") / source_name(source)
 
 
 def audit_change(audit: Path | None) -> list[str]:
@@ -145,7 +140,7 @@ def command_line(source: Path, *, run: Path, recipe: str | None, changes: Sequen
 
 def default_images(source: Path) -> Path:
     """Return plans/NAME after the data or the plan, for images of what is not trained yet."""
-    return Path("plans") / default_run(source).name
+    return Path("plans") / source_name(source)
 
 
 def model_of(run: Path) -> Path:

@@ -6,6 +6,7 @@ The rate rises from optimiser step to optimiser step until the loss does; where 
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -91,6 +92,21 @@ class RangeTest:
     curve: pl.DataFrame  # lr, loss, smoothed
     diverged: bool
     suggestion: Suggestion
+    images: int  # that the fit trains on
+    batch: int  # of them in an optimiser step
+
+    @property
+    def basis(self) -> str:
+        """What the curve rests on; where that is few different batches, what follows from it."""
+        steps, batches = len(self.curve), math.ceil(self.images / self.batch)
+        text = f"{steps} optimiser steps of {self.batch} on {self.images:,} training images"
+        if batches >= MIN_STEPS:
+            return text
+        times = round(steps * self.batch / self.images)
+        return (
+            f"{text}: {batches} {'batch' if batches == 1 else 'batches'} an epoch, so each image about {times} times. "
+            "This is little to go by: other images may suggest another rate."
+        )
 
     @property
     def change(self) -> str | None:
@@ -116,6 +132,9 @@ class RangeTest:
             "the plan's": top_of(self.settings),
             "set": self.change,
             "diverged": self.diverged,
+            "images": self.images,
+            "batch": self.batch,
+            "basis": self.basis,
             "curve": self.curve.to_dicts(),
         }
 
@@ -155,10 +174,11 @@ def run_range_test(
             progress.begin(f"{name}, rates", bounds.steps)
             losses, diverged = climb(fit, bounds.rates(), progress)
             progress.end()
+            images, batch = len(fit.task.source.ids), fit.config.step_size
     rates = bounds.rates()[: len(losses)]
     suggestion = suggest(rates, losses, diverged=diverged)
     curve = pl.DataFrame({"lr": rates, "loss": losses, "smoothed": smoothed(losses)})
-    return RangeTest(name, index, settings, curve, diverged, suggestion)
+    return RangeTest(name, index, settings, curve, diverged, suggestion, images, batch)
 
 
 def find_fit(plan: Plan, step: int | None) -> int:

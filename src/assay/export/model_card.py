@@ -140,6 +140,8 @@ def _metric_text(metric: Mapping[str, Any] | None) -> str:
 
 
 def _of_class(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None:
+        return "–"
     return metric_text({"value": row[name], **{side: row.get(f"{name}_{side}") for side in ("low", "high")}})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from assay.errors import DataError, RunError
@@ -29,6 +30,26 @@ def require_run(*runs: Path) -> None:
 
         what = "is a file" if there else "there is no such folder"
         raise RunError(f"{plain(str(run))}: {what}. Give the folder of a run, such as runs/photos.")
+
+
+def given_path(path: str | Path) -> Path:
+    """Return a path as it is given in Python. Raises DataError for an empty one, which would be the working folder."""
+    if path == "":
+        raise DataError("'': the path is empty. Name one, or . for the working folder.")
+    return Path(path)
+
+
+def source_name(source: Path) -> str:
+    """Return what a run of data or of a plan is called: a folder's name as given, a file's without its ending."""
+    path = os.path.abspath(source)  # `photos/..` has a name too
+    if os.path.isdir(path):
+        return os.path.basename(path)
+    if not os.path.exists(path):
+        from assay.labels.shards import name_of, names_shards
+
+        if names_shards(source):
+            return name_of(source)
+    return Path(path).stem
 
 
 def _exists(path: Path) -> bool:

@@ -19,7 +19,7 @@ from assay.errors import PlanError, TrainingError
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.metrics import intervals
 from assay.metrics.intervals import Estimate, Metric, mean, metric, wilson_each
-from assay.metrics.tallies import Group, Tally, confusion, f1, groups, multiclass, multilabel, ratio, row_blocks
+from assay.metrics.tallies import Group, Tally, confusion, groups, multiclass, multilabel, ratio, row_blocks
 
 Thresholds = float | Reals
 """A number, (W,) or (N, W); the columns of multi-class heads are not read."""
@@ -69,8 +69,10 @@ class HeadScore:
 
     metrics: empty where no label is known (n = 0).
     per_class: class, precision, recall, f1, support, and under a multi-label head average_precision (null
-        without a positive). 0 where nothing was predicted or is there, as scikit-learn's zero_division=0. Each has its
-        interval beside it (`recall_low`, `recall_high`), null where there is nothing to measure it on.
+        without a positive). Null where it is 0 / 0: the precision of a class that is never predicted, the recall of one
+        without an image, F1 where both hold. Macro averages are over the classes that occur, and of these a class that
+        is never predicted counts with F1 0, as with scikit-learn's zero_division=0. Each has its interval beside it
+        (`recall_low`, `recall_high`), null where there is nothing to measure it on.
     confusion: (K, K) images by true class (rows) and predicted class; None under a multi-label head.
     by_frequency: groups of classes by their training images, each with its metrics; empty where the counts are not
         known. recall and f1 are means over the classes that occur, accuracy is the recall over all their images (under
@@ -234,9 +236,9 @@ def _per_class(tally: Tally) -> pl.DataFrame:
     hits, predicted, support = tally.counts
     columns: dict[str, object] = {
         "class": list(tally.head.classes),
-        "precision": ratio(hits, predicted, otherwise=0.0),
-        "recall": ratio(hits, support, otherwise=0.0),
-        "f1": f1(hits, predicted, support),
+        "precision": pl.Series(ratio(hits, predicted)).fill_nan(None),
+        "recall": pl.Series(ratio(hits, support)).fill_nan(None),
+        "f1": pl.Series(ratio(2 * hits, predicted + support)).fill_nan(None),
     }
     if not tally.head.multiclass:
         by_tag = {tag: one.value for tag, one in tally.precisions.items()}

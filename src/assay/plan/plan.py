@@ -20,11 +20,11 @@ from assay.errors import DataError, PlanError
 from assay.files import RunFolder
 from assay.images.streamed import CacheSettings
 from assay.labels.label_files import way_of
-from assay.labels.paths import require_source
+from assay.labels.paths import require_source, source_name
 from assay.labels.readers.formats import form_of
 from assay.labels.readers.read import DataSettings, audit_folder, resolve_paths
 from assay.labels.readers.table_files import is_table
-from assay.labels.shards import absolute_addresses, address, is_address, name_of, names_shards
+from assay.labels.shards import absolute_addresses, address, is_address, names_shards
 from assay.metrics.metrics import PlanMetric
 from assay.models.backbones import Features
 from assay.models.classifier import AUTO, ModelSettings
@@ -295,7 +295,7 @@ def _loaded(document: Document, source: Path, overrides: Sequence[str], table: S
     return LoadedPlan(
         plan,
         base=path.parent if is_plan else Path.cwd(),
-        source_name=path.name if path.is_dir() else name_of(source) if names_shards(source) else path.stem,
+        source_name=source_name(source),
         later=later,
     )
 

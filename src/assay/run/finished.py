@@ -19,7 +19,7 @@ from assay.files import RunFolder
 from assay.images.cache import Cache
 from assay.labels.ledger import Ledger
 from assay.labels.left_out import by_reason, require_all, unreadable_as_left_out
-from assay.labels.paths import require_run
+from assay.labels.paths import given_path, require_run
 from assay.labels.samples import Samples, first_labels
 from assay.labels.space import LabelSpace
 from assay.labels.subset import labelled, with_space
@@ -175,7 +175,7 @@ class Run:
 
 def load(folder: str | Path) -> Run:
     """Return a finished run. Raises RunError where the folder is none, or not finished."""
-    path = Path(folder)
+    path = given_path(folder)
     require_run(path)
     try:
         return Run(path, MetricTable(json.loads(RunFolder(path).metrics.read_text(encoding="utf-8"))))

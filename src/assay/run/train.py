@@ -32,6 +32,7 @@ from assay.labels.corrections import count_corrections
 from assay.labels.image_files import path_key
 from assay.labels.ledger import Ledger
 from assay.labels.left_out import left_out_lines
+from assay.labels.paths import given_path
 from assay.labels.samples import Samples
 from assay.labels.split import split_table
 from assay.labels.subset import data_changes
@@ -147,7 +148,7 @@ def _load_plan(plan: str | Path | Plan | LoadedPlan, recipe: str | None, overrid
         return plan
     if isinstance(plan, Plan):
         return LoadedPlan(plan, base=Path.cwd(), source_name="plan")
-    return from_source(Path(plan), recipe=recipe, overrides=overrides)
+    return from_source(given_path(plan), recipe=recipe, overrides=overrides)
 
 
 def _print_processes(together: Processes, progress: Progress) -> None:

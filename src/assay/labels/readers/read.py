@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from assay.errors import DataError
 from assay.labels.audit_folder import AuditOption, AuditSettings, with_audit
@@ -177,6 +177,13 @@ class DataSettings(Settings):
         description="The values that become black and white, of images of more than 8 bits; default: measured.",
     )
     split: SplitSettings = SplitSettings()
+
+    @field_validator(*PATHS, mode="before")
+    @classmethod
+    def _require_no_empty_path(cls, value: object) -> object:
+        if value == "":  # which would be the folder of the plan
+            raise ValueError("the path is empty; name one, or . for the folder of the plan")
+        return value
 
     @property
     def spelling(self) -> Spelling:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from assay.errors import DataError
+from assay.files import RunFolder
 from assay.labels.image_files import walk
 from assay.labels.left_out import LeftOut, left_out_lines
 from assay.labels.paths import require_source
@@ -38,6 +39,8 @@ def find_images(source: Path, *, image: str | None = None, root: Path | None = N
     DataError where there are none.
     """
     require_source(source)
+    if RunFolder(source).is_read:
+        raise DataError(f"{printable(source)}: is the folder of a run, not of images. Give the images to label.")
     if names_shards(source):
         images, left_out = images_in_shards(absolute_addresses([address(source)], Path.cwd())[0])
         return ImagesToLabel(images, left_out)

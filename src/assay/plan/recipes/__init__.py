@@ -6,6 +6,7 @@ from importlib.resources import files
 from itertools import takewhile
 
 from assay.errors import PlanError
+from assay.plan.yaml_lines import read
 
 
 def recipe_names() -> list[str]:
@@ -26,6 +27,12 @@ def recipe_summary(name: str) -> str:
     """Return the first paragraph of the comment at the top of a recipe, on one line."""
     words = [line.removeprefix("#").strip() for line in takewhile(_is_comment, recipe_text(name).splitlines())]
     return " ".join(takewhile(bool, words))
+
+
+def recipe_steps(name: str) -> list[str]:
+    """Return the kinds of the steps of a recipe, in order; those within another step are part of it."""
+    plan = read(recipe_text(name), f"{name}.yaml", lines=False).value
+    return [step if isinstance(step, str) else next(iter(step)) for step in plan["steps"]]
 
 
 def _is_comment(line: str) -> bool:

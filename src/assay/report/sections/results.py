@@ -58,7 +58,7 @@ def results(run: RunContents, gallery: Gallery) -> list[dict[str, Any]]:
 
 def _by_class(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the rows of the table, of many classes the worst, and how many are left out."""
-    kept = rows if len(rows) <= ROWS else sorted(rows, key=lambda row: (row["support"] == 0, row["f1"]))[:ROWS]
+    kept = rows if len(rows) <= ROWS else sorted(rows, key=lambda row: (row["support"] == 0, row["f1"] or 0.0))[:ROWS]
     classes = [{**_recall_limits(row), **row} for row in kept]
     small = sum(row["support"] < SMALL_N for row in rows)
     return {"classes": classes, "left_out": len(rows) - len(kept), "small": small}
