@@ -20,6 +20,7 @@ from assay.images.cache import build
 from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
 from assay.metrics.metrics import probabilities_of
+from assay.models.backbones import evaluating
 from assay.models.decision_rule import DecisionRule
 from assay.progress import NoProgress
 from assay.training.devices import Hardware, Machine, SingleProcess
@@ -28,7 +29,7 @@ from assay.training.loop import fit
 from assay.training.losses import ByHead, head_losses
 from assay.training.objective import Objective, Targets, counts, dense
 from assay.training.sampling import Shuffled
-from assay.training.semi_supervised import Consistency, PseudoLabelSelector, UnlabelledSettings, Views, predicting
+from assay.training.semi_supervised import Consistency, PseudoLabelSelector, UnlabelledSettings, Views
 from factories import read_folder
 from test_loop import COURSE, SPACE, One, job_of, network, same, trained
 
@@ -203,7 +204,7 @@ def test_weak_views_are_answered_without_dropout_and_parts_stay_in_their_mode() 
     side = beside(model)
     assert torch.equal(side._logits(np.arange(N), alone()), side._logits(np.arange(N), alone()))
     assert [module.training for module in model] == [True, True, False]
-    with predicting(model):
+    with evaluating(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model] == [True, True, False]
 

@@ -12,7 +12,6 @@ flat: (V,), V being K or 2 K.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, NamedTuple, Protocol
 
@@ -26,6 +25,7 @@ from assay.images.augment import Erase, RandAugment, Variation, augment
 from assay.images.cache import Cache
 from assay.labels.space import Codes, Head
 from assay.metrics.metrics import probabilities_of
+from assay.models.backbones import evaluating
 from assay.models.decision_rule import DecisionRule
 from assay.settings import Settings
 from assay.training.checkpoint import Tensors
@@ -325,7 +325,7 @@ class Consistency:
         """Return logits (B, W) of the weak views, in evaluation mode."""
         logits = torch.zeros(len(rows), self.objective.space.width)
         mine = np.arange(machine.rank, len(rows), machine.count)
-        with predicting(self.network):
+        with evaluating(self.network):
             for first in range(0, len(mine), self.batch):
                 part = mine[first : first + self.batch]
                 inputs = self.views.images(self.round, rows[part], strong=False)
@@ -363,15 +363,3 @@ class Consistency:
         """Return the indices of images with a pseudo-label under any head."""
         known = [head.known(by_head) for head, by_head in zip(self.objective.space, codes, strict=True)]
         return np.flatnonzero(np.any(known, axis=0)).astype(np.int64)
-
-
-@contextmanager
-def predicting(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode within the block; then restore the mode of each module."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
