@@ -28,7 +28,7 @@ def wrong_left(undecided: Reals, decided: Reals, wrong: Bools) -> Metric:
     n = len(undecided)
     if n == 0:
         return Metric(0.0, 0, 0.0, 0.0)
-    everything = np.concatenate([_odds(undecided), _odds(decided)])
+    everything = np.concatenate([log_odds(undecided), log_odds(decided)])
     knots = np.quantile(everything, np.linspace(1, 0, BINS + 1)[1:-1])
     design = _steps(everything, knots)
     prior = np.full(BINS, STEP)
@@ -83,5 +83,6 @@ def random_audit(wrong: int, looked: int, labels: int) -> Metric | None:
     return Metric(share, looked, max(low, wrong / labels), min(high, 1 - (looked - wrong) / labels))
 
 
-def _odds(probabilities: Reals) -> Doubles:
+def log_odds(probabilities: Reals) -> Doubles:
+    """Return the log odds (n,) of probabilities, held off 0 and 1."""
     return np.asarray(logit(np.clip(probabilities.astype(np.float64), CLIP, 1 - CLIP)))

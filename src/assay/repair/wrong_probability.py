@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from assay.arrays import Bools, Doubles, Ints, Reals
 from assay.labels.space import Codes, Head
-from assay.metrics.remaining import logistic_map
+from assay.metrics.remaining import CLIP, log_odds, logistic_map
 
 COUNTED = 2.0  # labels a pair of values counts as before any
-CLIP = 1e-4  # probabilities nearer to 0 or 1 are none to rely on
 FREEDOM = (1.0, 0.3, 0.3, 0.3, 0.3)  # standard deviations of the coefficients of `wrong_by_decisions`
 OPENING = 6  # looks that opening a group costs
 ROUNDS = 3  # of noise and posterior
@@ -80,7 +79,7 @@ def calibrated_wrong(probabilities: Reals, given: Ints, learnt: tuple[Reals, Int
     power, each = POWERS[int(np.argmax(likelihoods))], np.arange(len(given))
     _, noise = _noise_at(teaching[rows], values[rows], power)
     wrong = 1 - true_posterior(_raised(probabilities, power), given, noise)[each, given]
-    return np.asarray(expit((1 - DIRECT) * _odds(wrong) + DIRECT * _odds(1 - probabilities[each, given])))
+    return np.asarray(expit((1 - DIRECT) * log_odds(wrong) + DIRECT * log_odds(1 - probabilities[each, given])))
 
 
 def _noise_at(probabilities: Reals, given: Ints, power: float) -> tuple[float, Doubles]:
@@ -154,7 +153,7 @@ def prior_wrong(posterior: Reals, probabilities: Reals, given: Ints) -> Doubles:
     The posterior calls too few labels wrong, the probabilities alone too many: it is the mean of their log odds.
     """
     rows = np.arange(len(given))
-    return np.asarray(expit((_odds(1 - posterior[rows, given]) + _odds(1 - probabilities[rows, given])) / 2))
+    return np.asarray(expit((log_odds(1 - posterior[rows, given]) + log_odds(1 - probabilities[rows, given])) / 2))
 
 
 def wrong_by_decisions(prior: Reals, views: Sequence[Reals], given: Ints, decided: Bools, wrong: Bools) -> Doubles:
@@ -164,22 +163,18 @@ def wrong_by_decisions(prior: Reals, views: Sequence[Reals], given: Ints, decide
     wrong: what the decided ones turned out to be. A logistic regression around the prior weighs the views anew.
     """
     rows = np.arange(len(given))
-    posterior, linear, local, mixed = (_odds(1 - view[rows, given]) for view in views)
+    posterior, linear, local, mixed = (log_odds(1 - view[rows, given]) for view in views)
     others = views[3].copy()
     others[rows, given] = 0
-    columns = [posterior - mixed, posterior + mixed, local - linear, _odds(others.max(axis=1, initial=0))]
+    columns = [posterior - mixed, posterior + mixed, local - linear, log_odds(others.max(axis=1, initial=0))]
     design = (
         np.stack([np.ones(len(given)), *(column - column.mean() for column in columns)], axis=1)
         if len(given)
         else np.zeros((0, 5))
     )
-    offset = _odds(prior)
+    offset = log_odds(prior)
     coefficients, _ = logistic_map(design[decided], wrong, offset=offset[decided], deviations=np.array(FREEDOM))
     return np.asarray(expit(offset + design @ coefficients))
-
-
-def _odds(probabilities: Reals) -> Doubles:
-    return np.asarray(logit(np.clip(probabilities.astype(np.float64), CLIP, 1 - CLIP)))
 
 
 @dataclass(frozen=True, eq=False)
