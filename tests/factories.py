@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from assay.arrays import Reals
 from assay.labels.readers.read import DataSettings, read_whole
 from assay.labels.samples import BASE_COLUMNS, Samples
-from assay.labels.space import Head, LabelSpace
+from assay.labels.space import Codes, Head, LabelSpace
+from assay.metrics.metrics import Thresholds, stream
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 
@@ -47,6 +49,11 @@ def write_noise(paths: Iterable[Path], *, height: int, width: int) -> list[Path]
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
     return written
+
+
+def metrics_of(head: Head, codes: Codes, probabilities: Reals, *, thresholds: Thresholds = 0.5) -> dict[str, float]:
+    """Return the metrics of one head; `probabilities` is (N, K), `thresholds` a number, (K,) or (N, K)."""
+    return dict(stream(LabelSpace((head,)), [codes], probabilities, thresholds=thresholds))
 
 
 def noise_pixels(count: int, side: int, *, seed: int = 0) -> npt.NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from assay.labels.space import Head, LabelSpace
-from assay.metrics.metrics import metrics_of, probabilities_of
+from assay.metrics.metrics import probabilities_of
 from assay.predictions.calibration import (
     COLDEST,
     HOTTEST,
@@ -24,6 +24,7 @@ from assay.predictions.calibration import (
 )
 from assay.predictions.conformal import set_scores
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
+from factories import metrics_of
 
 ONE = Head("kind", ("a", "b", "c", "d"))
 ANY = Head("tags", ("a", "b", "c", "d"), "multilabel")

@@ -19,7 +19,6 @@ from assay.metrics.intervals import METHODS
 from assay.metrics.metrics import (
     HIGHER_IS_BETTER,
     higher_is_better,
-    metrics_of,
     overall,
     probabilities_of,
     read_confusion,
@@ -27,6 +26,7 @@ from assay.metrics.metrics import (
     stream,
     to_json,
 )
+from factories import metrics_of
 
 MULTICLASS = Head("kind", ("a", "b", "c", "d", "e", "f", "g"))
 TAGS = Head("tags", ("p", "q", "r", "s"), "multilabel")

@@ -13,9 +13,10 @@ from hypothesis.extra.numpy import arrays
 
 from assay.errors import PlanError
 from assay.labels.space import Head
-from assay.metrics.metrics import higher_is_better, metrics_of
+from assay.metrics.metrics import higher_is_better
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, folds_of, gain
 from assay.predictions.thresholds import best_by_class, best_global, rare_tags, without_positives
+from factories import metrics_of
 
 METRICS = ["micro_f1", "macro_f1", "balanced_accuracy", "subset_accuracy", "hamming_loss"]
 SEPARABLE = [metric for metric in METRICS if metric != "subset_accuracy"]

@@ -16,7 +16,7 @@ import polars as pl
 
 from assay.arrays import Bools, Floats, Ints, Reals
 from assay.errors import PlanError, TrainingError
-from assay.labels.space import Codes, Head, LabelSpace
+from assay.labels.space import Codes, LabelSpace
 from assay.metrics import intervals
 from assay.metrics.intervals import Estimate, Metric, mean, metric, wilson_each
 from assay.metrics.tallies import Group, Tally, confusion, groups, multiclass, multilabel, ratio, row_blocks
@@ -189,11 +189,6 @@ def stream(
     if len(space) > 1:
         for head, metrics in single:
             yield from ((f"{head}/{name}", value) for name, value in metrics.items())
-
-
-def metrics_of(head: Head, codes: Codes, probabilities: Reals, *, thresholds: Thresholds = 0.5) -> dict[str, float]:
-    """Return the metrics of one head; `probabilities` is (N, K), `thresholds` a number, (K,) or (N, K)."""
-    return dict(stream(LabelSpace((head,)), [codes], probabilities, thresholds=thresholds))
 
 
 def probabilities_of(space: LabelSpace, logits: Reals) -> Floats:
