@@ -171,7 +171,7 @@ def test_f1_of_each_class_is_the_mean_f1_of_that_class_alone(kind: str) -> None:
     )
     hits, predicted, support = (tally.sums[name] for name in ("hits", "predicted", "support"))
     given = predicted + support
-    there = np.flatnonzero(tally.counts[2])
+    there = np.flatnonzero(tally.counts.support)
     found = f1_of_each(tally.n, hits.sum(axis=1)[there], given.sum(axis=1)[there])
     assert len(found) >= 3
     for number, one in zip(there, found, strict=True):

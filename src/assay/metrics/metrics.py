@@ -223,7 +223,7 @@ def _tallies(space: LabelSpace, codes: Sequence[Codes], probabilities: Reals, th
 
 def _of_group(tally: Tally, group: Group) -> dict[str, Metric]:
     """Return the metrics of some classes, n being their images or tags; none where none of them occurs."""
-    n = int(tally.counts[2][list(group.classes)].sum())
+    n = int(tally.counts.support[list(group.classes)].sum())
     return {name: replace(metric(estimate), n=n) for name, estimate in tally.of_group(group).items()}
 
 

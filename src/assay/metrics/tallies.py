@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,14 @@ def confusion(codes: Codes, predicted: Codes, *, size: int) -> Ints:
     return np.bincount(codes[known] * size + predicted[known], minlength=size * size).reshape(size, size)
 
 
+class Counts(NamedTuple):
+    """Hits, predictions and labels by class, each (K,)."""
+
+    hits: Reals
+    predicted: Reals
+    support: Reals
+
+
 @dataclass(frozen=True)
 class Tally:
     """The summands of each image, by sum; `hits`, `predicted` and `support` are counts by class.
@@ -81,10 +89,8 @@ class Tally:
     digest: bytes = b""
 
     @cached_property
-    def counts(self) -> tuple[Reals, Reals, Reals]:
-        """Hits, predictions and labels by class, each (K,)."""
-        hits, predicted, support = (rows.sum(axis=1) for rows in self._by_class())
-        return hits, predicted, support
+    def counts(self) -> Counts:
+        return Counts(*(rows.sum(axis=1) for rows in self._by_class()))
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
@@ -104,7 +110,7 @@ class Tally:
         Empty where none of the classes occurs.
         """
         classes = np.array(group.classes)
-        classes = classes[self.counts[2][classes] > 0]
+        classes = classes[self.counts.support[classes] > 0]
         if not len(classes):
             return {}
         hits, predicted, support = (rows[classes] for rows in self._by_class())
@@ -129,7 +135,7 @@ class Tally:
 
     def _of_classes(self) -> dict[str, Estimate]:
         hits, predicted, support = self._by_class()
-        n, known, there = self.n, self.sums["known"], self.counts[2] > 0
+        n, known, there = self.n, self.sums["known"], self.counts.support > 0
         accuracy = mean_of("accuracy", n, (_summed(hits), known))
         error, limits = calibration_error(self.confidence, self.right)
         calibration = Estimate("calibration_error", error, n, np.zeros(known.shape[1]), fixed=limits)
@@ -148,8 +154,8 @@ class Tally:
         hits, predicted, support = self._by_class()
         known = self.sums["known"]
         n, cells, given = self.n, _summed(known), predicted + support
-        there = self.counts[2] > 0
-        both = there & (self.counts[2] < known.sum(axis=1))  # tags that are never or always there are left out
+        there = self.counts.support > 0
+        both = there & (self.counts.support < known.sum(axis=1))  # tags that are never or always there are left out
         means: dict[str, Estimate] = {}
         if self.precisions:
             means["mean_average_precision"] = mean_average_precision(n, list(self.precisions.values()))

@@ -192,8 +192,8 @@ class HeadTable:
         """Return balanced accuracy, recall by third, accuracy (micro F1 of tags) and loss, as far as defined."""
         tally = self.rows[name].tally
         values = tally.values()
-        hits, _, support = tally.counts
-        recalls = ratio(hits, support)
+        support = tally.counts.support
+        recalls = ratio(tally.counts.hits, support)
         metrics = {"balanced_accuracy": values.get("balanced_accuracy")}
         for group, classes in self.groups().items():
             known = recalls[classes][support[classes] > 0]
