@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from assay.labels.space import Head, LabelSpace
-from assay.metrics.intervals import Metric
-from assay.metrics.metrics import HeadScore, difference, estimate, over_seeds, overall, score
+from assay.metrics.intervals import Metric, over_seeds
+from assay.metrics.metrics import HeadScore, difference, estimate, overall, score
 from benchmarks.harness import Cell, Options, Record, one_off, table
 
 Floats = npt.NDArray[np.float64]

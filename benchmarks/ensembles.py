@@ -11,8 +11,8 @@ import numpy as np
 
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
-from assay.metrics.intervals import Estimate
-from assay.metrics.metrics import difference, estimate, over_seeds, probabilities_of, score
+from assay.metrics.intervals import Estimate, over_seeds
+from assay.metrics.metrics import difference, estimate, probabilities_of, score
 from benchmarks.harness import Benchmark, Cell, Options, Record, by_name, run_assay, seconds_of, slug, train
 from benchmarks.trainings import bounds_text
 

@@ -9,8 +9,8 @@ import pytest
 
 from assay.errors import PlanError
 from assay.labels.space import Head, LabelSpace
-from assay.metrics.intervals import Estimate, share_of_gap
-from assay.metrics.metrics import HeadScore, difference, estimate, over_seeds, score, verdict
+from assay.metrics.intervals import Estimate, over_seeds, share_of_gap
+from assay.metrics.metrics import HeadScore, difference, estimate, score, verdict
 
 SPACE = LabelSpace((Head("one", ("a", "b")), Head("two", ("x", "y", "z"), "multilabel")))
 N = 300

@@ -14,8 +14,8 @@ from assay.experiments.variants import PLAIN, RIGHT, Variant, variants, without_
 from assay.files import RunFolder
 from assay.labels.corrections import corrected
 from assay.labels.readers.read import read
-from assay.metrics.intervals import Metric, share_of_gap
-from assay.metrics.metrics import difference, higher_is_better, over_seeds, verdict
+from assay.metrics.intervals import Metric, over_seeds, share_of_gap
+from assay.metrics.metrics import difference, higher_is_better, verdict
 from assay.models.classifier import AUTO
 from assay.plan.plan import LoadedPlan, load
 from assay.progress import Lines, NoProgress, Progress

@@ -17,8 +17,8 @@ from assay.files import RunFolder, add_to_log
 from assay.labels.space import Codes, Head
 from assay.labels.subset import compare_samples, compare_spaces
 from assay.messages import SPLITS, plain_lines, text_table
-from assay.metrics.intervals import Metric
-from assay.metrics.metrics import HeadScore, McNemar, difference, estimate, mcnemar, over_seeds, paired, verdict
+from assay.metrics.intervals import Metric, over_seeds
+from assay.metrics.metrics import HeadScore, McNemar, difference, estimate, mcnemar, paired, verdict
 from assay.plan.differences import Difference, differences
 from assay.plan.plan import Plan
 from assay.plan.plan import load as load_plan

@@ -12,8 +12,8 @@ from assay.errors import DataError
 from assay.experiments.shared_steps import estimate_of, share_steps
 from assay.experiments.variants import without_repairs
 from assay.files import whole, whole_folder
-from assay.metrics.intervals import Metric
-from assay.metrics.metrics import difference, over_seeds
+from assay.metrics.intervals import Metric, over_seeds
+from assay.metrics.metrics import difference
 from assay.plan.plan import LoadedPlan, anchored, from_source
 from assay.progress import NoProgress, Progress
 from assay.run.train import Draw, Run, train

@@ -12,8 +12,8 @@ from assay.errors import ModelError, PlanError, RunError, TrainingError, install
 from assay.experiments.shared_steps import Spread, estimate_of, spread_out, train_with_shared_steps
 from assay.experiments.sweep_space import Space, changed, space_of
 from assay.files import RunFolder, StepName, write_text
-from assay.metrics.intervals import Estimate, Metric
-from assay.metrics.metrics import difference, headline, higher_is_better, over_seeds, verdict
+from assay.metrics.intervals import Estimate, Metric, over_seeds
+from assay.metrics.metrics import difference, headline, higher_is_better, verdict
 from assay.plan.plan import LoadedPlan, Plan, anchored, load, to_yaml, without_search
 from assay.progress import ForwardingProgress, GivenUpError, Lines, NoProgress, Progress
 from assay.run.environment import lock

@@ -6,7 +6,7 @@ no random numbers. `benchmarks/coverage.py` measures how often each contains the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -161,13 +161,13 @@ METHODS: dict[str, Method] = {
 """The interval of each metric, from its estimate, its variance and the quantile of the distribution."""
 
 
-def metric(estimate: Estimate) -> Metric:
+def with_interval(estimate: Estimate) -> Metric:
     """Return a metric of one model with its interval over images."""
     quantile = student(estimate.n - 1) if METHODS[estimate.metric] is of_loss else Z
     return _metric(estimate, METHODS[estimate.metric](estimate, estimate.variance, quantile))
 
 
-def mean(estimates: list[Estimate]) -> Estimate:
+def mean(estimates: Sequence[Estimate]) -> Estimate:
     """Return the mean over heads of one metric. `n` is the smallest; fixed limits are averaged, which is safe."""
     count = len(estimates)
     fixed = [one.fixed for one in estimates if one.fixed is not None]
@@ -186,10 +186,10 @@ def mean(estimates: list[Estimate]) -> Estimate:
     )
 
 
-def over_runs(runs: list[Estimate]) -> Metric:
+def over_seeds(runs: Sequence[Estimate]) -> Metric:
     """Return the mean over runs that differ in their seed, with its interval over images and, of several, seeds."""
     if len(runs) == 1:
-        return metric(runs[0])
+        return with_interval(runs[0])
     average = mean(runs)
     variance, quantile = _over_runs(np.stack([run.influence for run in runs]), [run.value for run in runs], average.n)
     floor = float(np.mean([run.floor for run in runs]))  # the images are the same: more runs make it no smaller

@@ -18,7 +18,7 @@ from assay.arrays import Bools, Floats, Ints, Reals
 from assay.errors import PlanError, TrainingError
 from assay.labels.space import Codes, LabelSpace
 from assay.metrics import intervals
-from assay.metrics.intervals import Estimate, Metric, mean, metric, wilson_each
+from assay.metrics.intervals import Estimate, Metric, mean, wilson_each, with_interval
 from assay.metrics.tallies import Group, Tally, confusion, groups, multiclass, multilabel, ratio, row_blocks
 
 Thresholds = float | Reals
@@ -150,7 +150,7 @@ def score(
         tallies, by_head, space.each(codes, probabilities), strict=True
     ):
         matrix = confusion(known, head.decide(outputs), size=head.size) if head.multiclass else None
-        metrics = {name: metric(estimate) for name, estimate in tally.estimates.items()}
+        metrics = {name: with_interval(estimate) for name, estimate in tally.estimates.items()}
         parts = tuple((group, _of_group(tally, group)) for group in by_frequency)
         scores[head.name] = HeadScore(tally.n, metrics, _per_class(tally), matrix, parts, tally.estimates)
     return scores
@@ -161,7 +161,7 @@ def overall(scores: Mapping[str, HeadScore]) -> dict[str, Metric]:
 
     The interval is that of the mean, as one image moves all heads at once. `n` is the smallest of the heads.
     """
-    return {name: metric(estimate) for name, estimate in estimates(scores).items()}
+    return {name: with_interval(estimate) for name, estimate in estimates(scores).items()}
 
 
 def estimates(scores: Mapping[str, HeadScore]) -> dict[str, Estimate]:
@@ -224,7 +224,7 @@ def _tallies(space: LabelSpace, codes: Sequence[Codes], probabilities: Reals, th
 def _of_group(tally: Tally, group: Group) -> dict[str, Metric]:
     """Return the metrics of some classes, n being their images or tags; none where none of them occurs."""
     n = int(tally.counts.support[list(group.classes)].sum())
-    return {name: replace(metric(estimate), n=n) for name, estimate in tally.of_group(group).items()}
+    return {name: replace(with_interval(estimate), n=n) for name, estimate in tally.of_group(group).items()}
 
 
 def _per_class(tally: Tally) -> pl.DataFrame:
@@ -250,7 +250,7 @@ def _limits_by_class(tally: Tally) -> dict[str, pl.Series]:
     measured = tally.of_each_class()
     for name in ("f1",) if tally.head.multiclass else ("f1", "average_precision"):
         of_classes = (measured.get(number, {}).get(name) for number in range(tally.head.size))
-        by_class = [None if one is None else metric(one) for one in of_classes]
+        by_class = [None if one is None else with_interval(one) for one in of_classes]
         limits[name] = (
             [one.low if one else None for one in by_class],
             [one.high if one else None for one in by_class],
@@ -287,13 +287,8 @@ def estimate(scores: Mapping[str, HeadScore], metric: str) -> Estimate:
     return measured[name]
 
 
-def over_seeds(runs: Sequence[Estimate]) -> Metric:
-    """Return the mean over seeds with its interval over images and, if there are several, seeds."""
-    return intervals.over_runs(list(runs))
-
-
 def difference(one: Sequence[Estimate], other: Sequence[Estimate]) -> Metric:
-    """Return `other` minus `one`, paired by seed and image, with its interval as `over_seeds`.
+    """Return `other` minus `one`, paired by seed and image, with its interval as `intervals.over_seeds`.
 
     Raises ValueError where they cannot be of the same images.
     """

@@ -10,7 +10,7 @@ import numpy as np
 
 from assay.arrays import Bools, Doubles, Floats, Ints
 from assay.labels.space import Codes, LabelSpace
-from assay.metrics.intervals import Estimate, Metric, mean, metric
+from assay.metrics.intervals import Estimate, Metric, mean, with_interval
 from assay.metrics.metrics import probabilities_of, score
 from assay.training.fold_linear import Components, fit_folds, fold_logits
 from assay.training.linear import log_loss, targets_of
@@ -116,7 +116,7 @@ def learning_curves(
         if labelled and head.size > 1:
             terms = [mean([one[head.name].estimates[head.headline] for one in of_share]) for of_share in scores]
             counts = [round(share * labelled) for share in SHARES]
-            points = tuple(Point(count, metric(one)) for count, one in zip(counts, terms, strict=True))
+            points = tuple(Point(count, with_interval(one)) for count, one in zip(counts, terms, strict=True))
             curves.append(Curve(head.name, head.headline, points, at_twice(counts[-1], terms, seed=seed)))
     return curves
 

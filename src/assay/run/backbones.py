@@ -23,8 +23,8 @@ from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.split import folds
 from assay.labels.subset import labelled
-from assay.metrics.intervals import SMALL_N, Estimate, Metric
-from assay.metrics.metrics import estimate, gain, headline, higher_is_better, over_seeds
+from assay.metrics.intervals import SMALL_N, Estimate, Metric, over_seeds
+from assay.metrics.metrics import estimate, gain, headline, higher_is_better
 from assay.metrics.metrics import estimates as estimates_of
 from assay.models.candidates import FETCH, Candidate, candidates
 from assay.models.classifier import require_size

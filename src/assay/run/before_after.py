@@ -9,7 +9,7 @@ import numpy as np
 from assay.errors import DataError, RunError
 from assay.files import RunFolder
 from assay.labels.subset import compare_spaces
-from assay.metrics.intervals import metric as with_interval
+from assay.metrics.intervals import with_interval
 from assay.metrics.metrics import HeadScore, difference, estimate, estimates, headline, verdict
 from assay.run.archive import earlier_run
 from assay.run.contents import LabelledPredictions, validated

@@ -13,7 +13,7 @@ from assay.arrays import Reals
 from assay.errors import DataError, PlanError
 from assay.labels.space import Codes, Head
 from assay.messages import quoted
-from assay.metrics.intervals import metric as interval_of
+from assay.metrics.intervals import with_interval
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
 from assay.predictions.thresholds import RARE, MetricName, best_by_class, best_global, rare_tags, without_positives
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
@@ -111,7 +111,7 @@ def _details(
     by, metric = settings.by, settings.metric
     half, honest, same = (decision_tally(head, codes, probabilities, cuts) for cuts in (0.5, of_images, thresholds))
     better = gain(half, honest, metric)
-    before, after = (interval_of(tally.estimates[metric]) for tally in (half, honest))
+    before, after = (with_interval(tally.estimates[metric]) for tally in (half, honest))
     low, high = thresholds.min(), thresholds.max()
     context.progress.line(
         f"  {head.name}: tags from {low:.3f}{'' if by == 'global' else f' to {high:.3f}'} up: "
