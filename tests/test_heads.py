@@ -19,7 +19,7 @@ from assay.labels.space import Head, LabelSpace
 from assay.models import heads
 from assay.models.classifier import ModelSettings, build_classifier, from_spec, spec
 from assay.models.decision_rule import DecisionRule
-from assay.models.heads import KernelMachine, NearestMean, SideBySide
+from assay.models.heads import JoinedLayers, KernelMachine, NearestMean
 from assay.models.trained_model import TrainedModel
 
 SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("p", "q"), "multilabel")))
@@ -111,7 +111,7 @@ def test_linear_layers_join_to_one_linear_layer_and_part_again() -> None:
 def test_heads_of_different_kinds_stand_side_by_side() -> None:
     parts = layers()
     whole = heads.joined(parts)
-    assert isinstance(whole, SideBySide)
+    assert isinstance(whole, JoinedLayers)
     assert heads.split(whole, [3] * 4) == parts
     assert whole(features()).shape == (60, 12)
 

@@ -138,7 +138,7 @@ class ForwardingProgress(Progress):
 
 
 @dataclass
-class Stage:
+class _Stage:
     """A part of the work, and how many of its images are done."""
 
     what: str
@@ -164,7 +164,7 @@ class PlainProgress(NoProgress):
 
     def __init__(self, terminal: TextIO, *, pulse: bool = False) -> None:
         self._terminal, self._lock, self._closed = terminal, threading.Lock(), threading.Event()
-        self._stages: list[Stage] = []
+        self._stages: list[_Stage] = []
         self._doing = "working"
         self._announced = ""  # while the program was being loaded
         self._line_at = self._written_at = time.monotonic()
@@ -177,7 +177,7 @@ class PlainProgress(NoProgress):
         self._announced, self._doing = f"reading {what}", "loading libraries"
 
     def begin(self, what: str, total: int) -> None:
-        self._stages.append(Stage(what, total))
+        self._stages.append(_Stage(what, total))
         self._line_at, self._doing = time.monotonic(), "working"
 
     def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None:

@@ -90,10 +90,7 @@ def _changed(value: Any, change: Callable[[Source, str], str]) -> Any:
     return new if any(one is not old for one, old in zip(new, value, strict=True)) else value
 
 
-P = TypeVar("P", bound=Settings)
-
-
-def with_parts(value: Any, kind: type[P], change: Callable[[P], P]) -> Any:
+def with_parts(value: Any, kind: type[S], change: Callable[[S], S]) -> Any:
     """Return settings, or a tuple of them, with each part of a kind changed, at any depth."""
     if isinstance(value, tuple):
         return tuple(with_parts(one, kind, change) for one in value)

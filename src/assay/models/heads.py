@@ -109,7 +109,7 @@ class KernelMachine(nn.Module):
         return {"kind": "kernel", "outputs": self.outputs, "support": len(self.support)}
 
 
-class SideBySide(nn.Module):
+class JoinedLayers(nn.Module):
     """A layer a head, its logits side by side: (B, width)."""
 
     def __init__(self, parts: Sequence[nn.Module]) -> None:
@@ -125,13 +125,13 @@ def joined(layers: Sequence[nn.Module]) -> nn.Module:
     """Return one layer made of the layers of all heads, in order: linear where all of them are."""
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
     if len(linear) < len(layers):
-        return SideBySide(layers)
+        return JoinedLayers(layers)
     return linear_layer(torch.cat([one.weight for one in linear]), torch.cat([one.bias for one in linear]))
 
 
 def split(layer: nn.Module, sizes: Sequence[int]) -> list[nn.Module]:
     """Return the layer of each head, given their numbers of classes; the inverse of `joined`."""
-    if isinstance(layer, SideBySide):
+    if isinstance(layer, JoinedLayers):
         return list(layer.parts)
     assert isinstance(layer, nn.Linear)
     parts = zip(torch.split(layer.weight, list(sizes)), torch.split(layer.bias, list(sizes)), strict=True)
@@ -176,7 +176,7 @@ def linear_layer(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 def describe(layer: nn.Module) -> list[LayerJson] | None:
     """Return the description of a last layer, an entry a head; None for a linear one."""
-    if not isinstance(layer, SideBySide):
+    if not isinstance(layer, JoinedLayers):
         return None
     return [
         {"kind": "linear", "outputs": part.out_features} if isinstance(part, nn.Linear) else part.describe()  # type: ignore[operator]
@@ -186,7 +186,7 @@ def describe(layer: nn.Module) -> list[LayerJson] | None:
 
 def build(described: Sequence[LayerJson], features: int) -> nn.Module:
     """Return the layer on `features` inputs that `describe` described. Raises ModelError for an unknown kind."""
-    return SideBySide([_part(entry, features) for entry in described])
+    return JoinedLayers([_part(entry, features) for entry in described])
 
 
 KINDS: dict[str, Callable[[LayerJson, int], nn.Module]] = {

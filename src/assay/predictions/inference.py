@@ -23,7 +23,7 @@ from assay.models.folding import fold_batch_norm
 from assay.models.trained_model import hash_tensors
 from assay.predictions.image_rows import BATCH, Rows, Table, kept_rows
 from assay.progress import Progress
-from assay.training.devices import Choice, Hardware, candidates, half_precision, plan_trial, warm_seconds
+from assay.training.devices import Hardware, HardwareChoice, candidates, half_precision, plan_trial, warm_seconds
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Inference:
 
 def fastest_inference(
     classifier: Classifier, *, size: int, device: str, half: bool = False, images: int | None = None
-) -> Choice:
+) -> HardwareChoice:
     """Time a batch through the backbone, in fp32, in each memory layout, and move the classifier to the fastest.
 
     With `half`, bf16 or fp16 is tried too, where the device is fast in it. `images` to be computed limit the trial.

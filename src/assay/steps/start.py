@@ -34,7 +34,7 @@ from assay.progress import stage
 from assay.steps.base import Context, State
 from assay.steps.fit_settings import FitSettings
 from assay.steps.sources import learnt_before, other_run, trained_on_at_start
-from assay.training.devices import Choice, Hardware, Machine, candidates, plan_trial
+from assay.training.devices import Hardware, HardwareChoice, Machine, candidates, plan_trial
 from assay.training.losses import head_losses
 from assay.training.objective import Objective
 from assay.training.sources import LabelTensors
@@ -165,7 +165,7 @@ def stored_hardware(context: Context, purpose: str) -> Hardware | None:
     return Hardware(**choice["hardware"])
 
 
-def _stored(choice: Choice, purpose: str, context: Context, *, images: int) -> Hardware:
+def _stored(choice: HardwareChoice, purpose: str, context: Context, *, images: int) -> Hardware:
     """Write a choice with the timings it rests on, so that a continued run makes the same one, and print it.
 
     `images` are those that it is made for.

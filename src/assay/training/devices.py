@@ -97,7 +97,7 @@ TRIALS = ((4, 2, 16), (4, 1, 16), (3, 1, 8), (2, 1, 8))  # options, passes of ea
 
 
 @dataclass(frozen=True)
-class Choice:
+class HardwareChoice:
     """Hardware, and the trial that it rests on."""
 
     hardware: Hardware
@@ -114,13 +114,13 @@ class Trial:
     batch: int
     repeats: int
 
-    def choose(self, prepare: Callable[[Hardware], Callable[[], object]]) -> Choice:
+    def choose(self, prepare: Callable[[Hardware], Callable[[], object]]) -> HardwareChoice:
         """Return the fastest; `prepare` returns a function that does one pass."""
         if len(self.options) == 1:
-            return Choice(self.options[0], {}, self.batch, 0.0)
+            return HardwareChoice(self.options[0], {}, self.batch, 0.0)
         began = time.perf_counter()
         best, seconds = choose_fastest(self.options, prepare, repeats=self.repeats)
-        return Choice(best, seconds, self.batch, time.perf_counter() - began)
+        return HardwareChoice(best, seconds, self.batch, time.perf_counter() - began)
 
 
 def plan_trial(options: list[Hardware], *, images: int | None, batch: int, repeats: int) -> Trial:
