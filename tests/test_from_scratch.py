@@ -30,13 +30,13 @@ from assay.models.classifier import (
     require_size,
     spec,
 )
-from assay.models.custom import FROM_SCRATCH
 from assay.models.folding import fold_batch_norm
 from assay.models.weights import load_weights
 from factories import noise_batch
 
 SPACE = LabelSpace((Head("tags", tuple("abcdefghijklmn"), "multilabel"),))
-NAMED = ["resnet34", "wide_resnet50_2", "seresnext50_32x4d", "tf_efficientnet_lite0", "simple_cnn", "plain_cnn6"]
+FROM_SCRATCH = ["simple_cnn", "plain_cnn6"]
+NAMED = ["resnet34", "wide_resnet50_2", "seresnext50_32x4d", "tf_efficientnet_lite0", *FROM_SCRATCH]
 
 
 def build(name: str, *, size: int = 64, seed: int = 0, hidden: tuple[Any, ...] = ()) -> Classifier:

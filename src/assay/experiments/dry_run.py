@@ -151,8 +151,8 @@ def dry_run(
     with tempfile.TemporaryDirectory(prefix="assay-plan-") as scratch:
         about: dict[str, Any] = {"together": SingleProcess(), "device": pick_device(device), "progress": NoProgress()}
         with stage(progress, "reading images"):
-            begun = prepare_run(loaded, Path(scratch), prepared=sample, **about)
-        decoding = (time.perf_counter() - read_at[-1]) * len(begun.samples) / len(begun.prepared)
+            begun = prepare_run(loaded, Path(scratch), subset=sample, **about)
+        decoding = (time.perf_counter() - read_at[-1]) * len(begun.samples) / len(begun.decoded)
         plan, context = begun.plan, begun.context
         for line in about_size(begun.choice.facts) if begun.choice is not None else ():
             progress.line(line)

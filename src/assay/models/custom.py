@@ -182,13 +182,6 @@ def plain_cnn6(size: int) -> nn.Module:
     return PlainCNN("plain_cnn6", groups, size=size, pools=6)
 
 
-# Name in a plan -> what builds the network for images of a size.
-FROM_SCRATCH: dict[str, Callable[[int], nn.Module]] = {
-    "simple_cnn": simple_cnn,
-    "plain_cnn6": plain_cnn6,
-}
-
-
 def _plain_convolutions(channels: int, filters: Sequence[int], *, pooled: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
     for count in filters:

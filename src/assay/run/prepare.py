@@ -60,7 +60,7 @@ class PreparedRun:
 
     plan: Plan
     samples: Samples  # as read
-    prepared: Samples  # those of them that are decoded
+    decoded: Samples  # those whose images are decoded: all of them, but in a dry run
     ledger: Ledger
     state: State
     context: Context
@@ -76,11 +76,11 @@ def prepare_run(
     device: str,
     progress: Progress,
     strict: bool = False,
-    prepared: Callable[[Samples, Plan], Samples] | None = None,
+    subset: Callable[[Samples, Plan], Samples] | None = None,
 ) -> PreparedRun:
     """Read the images of a plan and prepare them in `folder`.
 
-    `prepared` chooses those that are decoded, by default all; of a plan without steps, the first training images too.
+    `subset` chooses those that are decoded, by default all; of a plan without steps, the first training images too.
     Raises AssayError.
     """
     progress.line(f"reading {loaded.source_name}")
@@ -94,7 +94,7 @@ def prepare_run(
     if loaded.plan.metric is not None:
         require_defined(loaded.plan.metric, samples)
     loaded, samples = _with_levels(loaded, samples, progress)
-    some = samples if prepared is None else prepared(samples, loaded.plan)
+    some = samples if subset is None else subset(samples, loaded.plan)
     run = RunFolder(folder)
     caches = _Caches(some, run.cache, settings=loaded.plan.cache or CacheSettings(), progress=progress)
     first = first_input_size(loaded.plan.steps, loaded.base) or (DEFAULT_SIZE, Resize(levels=loaded.plan.data.levels))
@@ -139,7 +139,7 @@ def prepare_run(
     choice = None
     if not loaded.plan.steps:
         with together.main_process_first():  # the others read what it notes
-            notes = _notes_in_time(loaded.plan, corrected, cache, run, progress) if prepared is None else ()
+            notes = _notes_in_time(loaded.plan, corrected, cache, run, progress) if subset is None else ()
         samples, corrected = (replace(one, notes=(*one.notes, *notes)) for one in (samples, corrected))
         choice = _choice_of_steps(loaded, corrected, cache, folder, progress)
         loaded = _fill_levels(complete(loaded, _usual_steps(choice.facts, loaded.plan.minutes)))

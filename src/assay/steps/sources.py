@@ -19,7 +19,7 @@ from assay.errors import DataError, PlanError, RunError
 from assay.files import ModelFolder, RunFolder, StepName, fingerprint, hash_file, write_json
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
-from assay.messages import quoted
+from assay.messages import SPLITS, quoted
 from assay.models.classifier import ModelSettings
 from assay.models.ensemble import model_files
 from assay.models.trained_model import (
@@ -220,7 +220,7 @@ _CONTENT: dict[Taken, Callable[[Path], str]] = {
 
 # Images that a source was trained on leave validation and test.
 
-PARTS = {"val": "validation", "test": "test"}
+MEASURING = ("val", "test")
 MIN_SHARE = 0.5
 """The share of its labelled images that a part must keep: the rest may be easy or rare ones only."""
 
@@ -236,7 +236,7 @@ class Earlier:
 def earlier(plan: Settings, samples: Samples, *, base: Path, run: Path, progress: Progress) -> Earlier:
     """Return what the sources of a plan were trained on; models within `run` itself are none. Raises AssayError."""
     images, names = [NO_HASHES], []
-    measured = samples.take(np.flatnonzero(samples.table["split"].is_in(list(PARTS)).to_numpy()))
+    measured = samples.take(np.flatnonzero(samples.table["split"].is_in(MEASURING).to_numpy()))
     for key, source, given in dict.fromkeys(sources(plan)):
         path = base / given
         if path.absolute().is_relative_to(run.absolute()):
@@ -257,7 +257,7 @@ def held_back(samples: Samples, before: Earlier) -> Samples:
     their images of a part. Raises DataError where a part would keep fewer than half of its labelled images.
     """
     split = samples.table["split"]
-    leave = trained_on_mask(before.images, samples) & split.is_in(list(PARTS)).to_numpy()
+    leave = trained_on_mask(before.images, samples) & split.is_in(MEASURING).to_numpy()
     if not leave.any():
         return samples
     no_part = pl.Series("split", [None] * len(split), dtype=split.dtype)
@@ -269,16 +269,16 @@ def held_back(samples: Samples, before: Earlier) -> Samples:
 def left_by_part(samples: Samples, kept: Samples) -> dict[str, list[str]]:
     """Return the ids of the images that left validation and test."""
     if kept is samples:
-        return {part: [] for part in PARTS}
-    return {part: sorted(set(samples.part(part).ids) - set(kept.part(part).ids)) for part in PARTS}
+        return {part: [] for part in MEASURING}
+    return {part: sorted(set(samples.part(part).ids) - set(kept.part(part).ids)) for part in MEASURING}
 
 
 def _require_enough(samples: Samples, kept: Samples, names: Sequence[str]) -> None:
-    for part, part_text in PARTS.items():
+    for part in MEASURING:
         count, left = (int(one.part(part).labelled().sum()) for one in (samples, kept))
         if left < MIN_SHARE * count:
             raise DataError(
-                f"{count - left:,} of the {count:,} labelled {part_text} images were trained on by what the plan "
+                f"{count - left:,} of the {count:,} labelled {SPLITS[part]} images were trained on by what the plan "
                 f"begins with or takes in ({'; '.join(names)}), and fewer than half would be left to measure by. Give "
                 "that run's data with its split (the same shares and seed, or its samples.parquet as a table, which "
                 "assay.write_table writes), or begin with weights that were not trained on them."
@@ -287,7 +287,8 @@ def _require_enough(samples: Samples, kept: Samples, names: Sequence[str]) -> No
 
 def _notes(samples: Samples, kept: Samples, names: Sequence[str]) -> list[str]:
     notes = []
-    for part, part_text in PARTS.items():
+    for part in MEASURING:
+        part_text = SPLITS[part]
         before, after = samples.part(part), kept.part(part)
         if len(before) == len(after):
             continue
