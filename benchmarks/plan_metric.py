@@ -26,8 +26,8 @@ from assay.steps.fit_settings import PRIORS
 from assay.steps.probe import ProbeSettings, frozen_backbone
 from assay.steps.start import inference_for
 from assay.training.class_weights import Inverse, head_weights
-from assay.training.devices import SingleProcess
 from assay.training.linear import find_strengths, fit_linear
+from assay.training.processes import SingleProcess
 from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed
 
 WEIGHTS = {"none": 0.0, "sqrt_inverse": 0.5, "inverse": 1.0}  # powers of inverse weights

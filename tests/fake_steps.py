@@ -22,7 +22,7 @@ from assay.models.trained_model import TrainedModel
 from assay.predictions.predict import Predictions
 from assay.progress import Lines
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
-from assay.training.devices import SingleProcess
+from assay.training.processes import SingleProcess
 
 
 class RelabelSettings(StepSettings):

@@ -23,11 +23,12 @@ from assay.metrics.metrics import probabilities_of
 from assay.models.backbones import evaluating
 from assay.models.decision_rule import DecisionRule
 from assay.progress import NoProgress
-from assay.training.devices import Hardware, Machine, SingleProcess
+from assay.training.devices import Hardware
 from assay.training.fit_task import Batch, FitTask
 from assay.training.loop import fit
 from assay.training.losses import ByHead, head_losses
 from assay.training.objective import Objective, Targets, counts, dense
+from assay.training.processes import Machine, SingleProcess
 from assay.training.sampling import Shuffled
 from assay.training.semi_supervised import Consistency, PseudoLabelSelector, UnlabelledSettings, Views
 from factories import read_folder

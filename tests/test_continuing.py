@@ -99,7 +99,7 @@ def live(plan: Path, run: Path, kill: Kill | None, every_step: bool) -> None:
     """Train until the kill, or to the end; checkpoints are written at every optimiser step, or at epoch ends."""
     from assay.images import streamed
     from assay.run import train as run_module
-    from assay.training import checkpoint, devices, loop
+    from assay.training import checkpoint, loop, processes
 
     def deadly(function: Callable[..., Any], at: str, *, first: bool) -> Callable[..., Any]:
         calls = itertools.count(1)
@@ -114,7 +114,7 @@ def live(plan: Path, run: Path, kill: Kill | None, every_step: bool) -> None:
         return counted
 
     torch.set_num_threads(1)
-    devices.Machine.optimizer_step = deadly(devices.Machine.optimizer_step, "step", first=True)
+    processes.Machine.optimizer_step = deadly(processes.Machine.optimizer_step, "step", first=True)
     checkpoint.save_file = deadly(checkpoint.save_file, "save", first=False)
     if kill is not None and kill.at in ("look", "batch"):
         streamed.read_image = deadly(streamed.read_image, "look", first=False)

@@ -17,14 +17,13 @@ from assay.training import devices
 from assay.training.devices import (
     Hardware,
     HardwareSettings,
-    Machine,
-    SingleProcess,
     Trial,
     candidates,
     choose_fastest,
     pick_device,
     plan_trial,
 )
+from assay.training.processes import Machine, SingleProcess
 
 LAYOUTS: tuple[devices.Layout, ...] = ("contiguous", "channels_last")
 PRECISIONS: tuple[devices.Precision, ...] = ("fp32", "bf16")

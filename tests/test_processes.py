@@ -21,9 +21,10 @@ from assay.cli import app, main
 from assay.commands.endings import first_to_fail
 from assay.errors import PlanError, TrainingError
 from assay.progress import NoProgress
-from assay.training.devices import Hardware, Machine, SingleProcess, asked_for_more, current_processes
+from assay.training.devices import Hardware
 from assay.training.fit_task import EpochLogits, FitState
 from assay.training.loop import Checkpoint, fit
+from assay.training.processes import Machine, SingleProcess, asked_for_more, current_processes
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
@@ -156,7 +157,7 @@ ENDING = """
 import os, signal
 from assay.cli import main
 from assay.errors import TrainingError
-from assay.training.devices import Machine
+from assay.training.processes import Machine
 
 def end(self, network, optimizer, *, clip):
     if self.rank == 1 and os.environ["END"] == "error":

@@ -129,17 +129,17 @@ steps: [fit: {{size: 32, epochs: 3, batch: 4, lr: 1e-3, take: last, keep: last}}
 def child(plan: Path, run: Path, at: int) -> None:
     """Train as the command does, and be sent SIGTERM before the optimiser step `at`."""
     from assay.run import train as run_module
-    from assay.training import devices
+    from assay.training import processes
 
     torch.set_num_threads(1)
-    steps, step = itertools.count(1), devices.Machine.optimizer_step
+    steps, step = itertools.count(1), processes.Machine.optimizer_step
 
     def stopping(*given: Any, **named: Any) -> None:
         if next(steps) == at:
             os.kill(os.getpid(), signal.SIGTERM)
         step(*given, **named)
 
-    devices.Machine.optimizer_step = stopping  # type: ignore[method-assign]
+    processes.Machine.optimizer_step = stopping  # type: ignore[method-assign]
     run_module.baselines = lambda *given, **options: {}  # type: ignore[assignment]
     try:
         with command(stopped=GOES_ON):

@@ -47,9 +47,10 @@ from assay.steps.pseudo_label import predicted_images
 from assay.steps.start import InputSize, bare_classifier, inference_for, labelled_parts
 from assay.steps.synthesize import SynthesizeSettings, gan_seconds
 from assay.steps.trainable import affordable_views
-from assay.training.devices import SingleProcess, keep_freed_memory, pick_device, warm_seconds
+from assay.training.devices import keep_freed_memory, pick_device, warm_seconds
 from assay.training.linear import solver_seconds
 from assay.training.loop import step_seconds
+from assay.training.processes import SingleProcess
 from assay.training.sampling import split_batches
 
 DECODED = 64  # images whose decoding is timed

@@ -27,10 +27,11 @@ from assay.run.prepare import prepare_run
 from assay.run.runner import run_steps
 from assay.steps.fit import PreparedFit, prepared_fit
 from assay.steps.fit_settings import FitSettings
-from assay.training.devices import SingleProcess, keep_freed_memory, pick_device
+from assay.training.devices import keep_freed_memory, pick_device
 from assay.training.fit_task import EpochLogits, FitState
 from assay.training.loop import optimizer_step
 from assay.training.optimizers import set_rate
+from assay.training.processes import SingleProcess
 from assay.training.sampling import split_batches
 
 MIN_STEPS = 20  # of the optimiser: a curve of fewer shows nothing

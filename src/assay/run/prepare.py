@@ -43,7 +43,8 @@ from assay.settings import with_parts
 from assay.steps.base import Context, State
 from assay.steps.ensemble_members import first_input_size
 from assay.steps.sources import content_json, earlier, held_back, left_by_part, trained_on_at_start
-from assay.training.devices import Hardware, HardwareSettings, Processes, half_precision, return_freed_memory
+from assay.training.devices import Hardware, HardwareSettings, half_precision, return_freed_memory
+from assay.training.processes import Processes
 
 
 @dataclass(frozen=True)

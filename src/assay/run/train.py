@@ -57,15 +57,8 @@ from assay.run.summary import split_tables
 from assay.run.tracking import require_installed, tracked
 from assay.steps.base import Context, State, with_synthetic_images
 from assay.training.checkpoint import graceful_stop, leave_if_stopped
-from assay.training.devices import (
-    Hardware,
-    Processes,
-    asked_for_more,
-    current_processes,
-    keep_freed_memory,
-    pick_device,
-    return_freed_memory,
-)
+from assay.training.devices import Hardware, keep_freed_memory, pick_device, return_freed_memory
+from assay.training.processes import Processes, asked_for_more, current_processes
 
 __all__ = ["Draw", "Run", "evaluate", "load", "train"]
 

@@ -23,7 +23,8 @@ from assay.labels.space import LabelSpace
 from assay.models.classifier import ModelSettings
 from assay.progress import Progress
 from assay.settings import Settings
-from assay.training.devices import Hardware, Processes
+from assay.training.devices import Hardware
+from assay.training.processes import Processes
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,10 @@ from assay.steps.pseudo_label import soft_targets
 from assay.steps.start import classifier_for, describe_network, labelled_parts, trained_before
 from assay.steps.trainable import FitData, Trainable, consistency_of, trainable, unlabelled_images
 from assay.training import loop, optimizers
-from assay.training.devices import Machine, return_freed_memory
+from assay.training.devices import return_freed_memory
 from assay.training.fit_task import EpochLogits, FitConfig, FitTask, TimeLimit
 from assay.training.objective import Objective
+from assay.training.processes import Machine
 from assay.training.sampling import split_batches
 from assay.training.semi_supervised import Consistency
 from assay.training.sources import LabelTensors, MixingSource, mix_counts, mix_lines

@@ -34,9 +34,10 @@ from assay.progress import stage
 from assay.steps.base import Context, State
 from assay.steps.fit_settings import FitSettings
 from assay.steps.sources import learnt_before, other_run, trained_on_at_start
-from assay.training.devices import Hardware, HardwareChoice, Machine, candidates, plan_trial
+from assay.training.devices import Hardware, HardwareChoice, candidates, plan_trial
 from assay.training.losses import head_losses
 from assay.training.objective import Objective
+from assay.training.processes import Machine
 from assay.training.sources import LabelTensors
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from assay.arrays import Ints
 from assay.training.checkpoint import Tensors
-from assay.training.devices import Machine
 from assay.training.objective import Objective, Targets
+from assay.training.processes import Machine
 from assay.training.sampling import Order
 from assay.training.schedules import AnySchedule
 

@@ -32,9 +32,10 @@ from assay.training.checkpoint import (
     stop_requested,
     within,
 )
-from assay.training.devices import Machine, warm_seconds
+from assay.training.devices import warm_seconds
 from assay.training.fit_task import VALIDATION, EpochLogits, FitConfig, FitState, FitTask, Pace, Unlabelled
 from assay.training.optimizers import set_rate
+from assay.training.processes import Machine
 from assay.training.sampling import partners, split_batches
 from assay.training.schedules import rate
 

@@ -29,8 +29,9 @@ from assay.models.backbones import evaluating
 from assay.models.decision_rule import DecisionRule
 from assay.settings import Settings
 from assay.training.checkpoint import Tensors
-from assay.training.devices import Hardware, Machine
+from assay.training.devices import Hardware
 from assay.training.objective import Objective, Targets, counts, dense
+from assay.training.processes import Machine
 from assay.training.sources import RowTable, augmentation_keys
 
 STRONG = {"rand_augment": RandAugment(n=2, magnitude="random"), "erase": Erase(probability=1.0, area=(0.02, 0.25))}
