@@ -17,7 +17,7 @@ from assay.models.backbones import build_backbone, freeze, set_training_mode, st
 from assay.models.classifier import Classifier, ModelSettings, build_classifier
 from assay.models.custom import Noise
 from assay.models.folding import fold_batch_norm
-from assay.training.checkpoint import graceful_stop
+from assay.training.stopping import graceful_stop
 from factories import noise_batch
 from test_loop import SPACE as LOOP_SPACE
 from test_loop import job_of, same, trained

@@ -30,7 +30,7 @@ from assay.synthesis.gan import (
     train_gan,
     translate,
 )
-from assay.training.checkpoint import graceful_stop
+from assay.training.stopping import graceful_stop
 
 SIDE, N = 32, 24
 CODES = np.arange(N) % 3

@@ -19,7 +19,6 @@ from assay.errors import TrainingError
 from assay.labels.space import Head, LabelSpace
 from assay.progress import NoProgress
 from assay.training import fit_task
-from assay.training.checkpoint import graceful_stop
 from assay.training.devices import Hardware
 from assay.training.fit_task import Batch, EpochLogits, FitConfig, FitState, FitTask, TimeLimit
 from assay.training.loop import fit, optimizer_step
@@ -28,6 +27,7 @@ from assay.training.objective import Objective, Targets, counts, dense
 from assay.training.processes import Machine, SingleProcess
 from assay.training.sampling import Order, Shuffled, number_repeats
 from assay.training.schedules import Constant, Cosine, ReduceOnPlateau
+from assay.training.stopping import graceful_stop
 
 SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "multilabel")))
 COURSE = FitConfig(

@@ -21,9 +21,10 @@ from assay.cli import app, main
 from assay.commands.endings import first_to_fail
 from assay.errors import PlanError, TrainingError
 from assay.progress import NoProgress
+from assay.training.checkpoint import Checkpoint
 from assay.training.devices import Hardware
 from assay.training.fit_task import EpochLogits, FitState
-from assay.training.loop import Checkpoint, fit
+from assay.training.loop import fit
 from assay.training.processes import Machine, SingleProcess, asked_for_more, current_processes
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -24,7 +24,7 @@ from assay.commands.endings import GOES_ON, exit_codes, seconds_until, stop_at
 from assay.commands.output import command
 from assay.errors import PlanError
 from assay.run.environment import environment, memory_limit
-from assay.training.checkpoint import finishing, graceful_stop, interruptible, leave, stop_requested
+from assay.training.stopping import finishing, graceful_stop, interruptible, leave, stop_requested
 from factories import write_images
 from test_loop import job_of, network, same, trained
 

@@ -21,8 +21,8 @@ from assay.labels.samples import Samples
 from assay.labels.shards import Member
 from assay.labels.writers.shards import list_shards, write_shards
 from assay.progress import NoProgress
-from assay.training.checkpoint import graceful_stop
 from assay.training.sampling import ShuffledByShard
+from assay.training.stopping import graceful_stop
 from factories import read_folder
 
 

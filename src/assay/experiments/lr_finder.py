@@ -231,8 +231,7 @@ def climb(fit: PreparedFit, rates: list[float], progress: Progress) -> tuple[lis
         for done, (lr, (epoch, rows)) in enumerate(zip(rates, _batches(fit), strict=False)):
             set_rate(job.optimizer, lr / top)
             torch.manual_seed(course.seed + done)  # for dropout
-            count = len(job.objective.losses)
-            fit_state = FitState(epoch=epoch, batch=done, sums=[0.0] * count, counts=[0.0] * count)
+            fit_state = replace(FitState.of(len(job.objective.losses)), epoch=epoch, batch=done)
             try:
                 optimizer_step(job, course, fit_state, machine, forward, rows, logits)
             except DivergedError:

@@ -32,8 +32,8 @@ from assay.run.summary import frequency_lines
 from assay.steps import STEPS, check_steps
 from assay.steps.base import Context, State, StepPlan, StepResult, steps_below, with_synthetic_images
 from assay.steps.sources import content_json
-from assay.training.checkpoint import leave_if_stopped
 from assay.training.devices import return_freed_memory
+from assay.training.stopping import leave_if_stopped
 
 
 def run_steps(

@@ -56,9 +56,9 @@ from assay.run.runner import drop_other_edits, run_steps, state_if_done
 from assay.run.summary import split_tables
 from assay.run.tracking import require_installed, tracked
 from assay.steps.base import Context, State, with_synthetic_images
-from assay.training.checkpoint import graceful_stop, leave_if_stopped
 from assay.training.devices import Hardware, keep_freed_memory, pick_device, return_freed_memory
 from assay.training.processes import Processes, asked_for_more, current_processes
+from assay.training.stopping import graceful_stop, leave_if_stopped
 
 __all__ = ["Draw", "Run", "evaluate", "load", "train"]
 

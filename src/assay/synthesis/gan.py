@@ -27,16 +27,14 @@ from assay.models.classifier import seeded
 from assay.progress import Progress
 from assay.training.checkpoint import (
     Average,
-    finishing,
-    leave,
     load_tensors,
     optimizer_tensors,
     out_of,
     restore_optimizer,
     save_tensors,
-    stop_requested,
     within,
 )
+from assay.training.stopping import finishing, leave, stop_requested
 
 Read = Callable[[Ints], Tensor]
 """Rows of the training images to images (B, 3, side, side) in [0, 1]."""

@@ -1,15 +1,14 @@
-"""Checkpoints as one file of tensors and JSON, averaged weights, and stopping on a signal."""
+"""Checkpoints of a fit as one file of tensors and JSON, and the averaged weights that they hold."""
 
 from __future__ import annotations
 
 import json
-import signal
-import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,8 +17,9 @@ from torch import Tensor, nn
 
 from assay.errors import RunError
 from assay.files import whole
-
-Tensors = dict[str, Tensor]
+from assay.models.weights import Tensors
+from assay.training.fit_task import EpochLogits, FitState, FitTask
+from assay.training.processes import Machine
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None) -> None:
@@ -124,77 +124,57 @@ class Average:
             torch._foreach_copy_([self.tensors[n] for n in others], [newest[n] for n in others])
 
 
-# SIGTERM and Ctrl-C end a training at once, as a kill would, but for blocks that write a checkpoint first.
+class Checkpoint:
+    """Writes and reads all of a fit between two optimiser steps: network, optimiser, average, position, history."""
 
-_signals: list[int] = []  # received; a signal handler can reach module state only
-_finishing: list[None] = []  # one for each open block that a signal does not end
+    def __init__(self, task: FitTask, average: Average | None, machine: Machine, path: Path, every: float) -> None:
+        """`every` is the least time between two checkpoints within an epoch, in seconds."""
+        self.task, self.average, self.machine, self.path, self.every = task, average, machine, path, every
+        self.last, self.cost = time.monotonic(), 0.0
 
+    def due(self) -> bool:
+        """Return whether to write now: often enough to lose little, seldom enough to cost under 2 % of the time.
 
-@contextmanager
-def graceful_stop() -> Iterator[None]:
-    """Make SIGTERM and SIGINT end the block by SystemExit(143) or KeyboardInterrupt.
+        Several processes would have to agree on the moment: they write at the ends of epochs, and when they stop.
+        """
+        late = time.monotonic() - self.last > max(self.every, 50 * self.cost)
+        return self.machine.count == 1 and late
 
-    Within `finishing` they wait for the loop, which writes a checkpoint; a second signal ends the process at once.
-    Python delivers signals to the main thread only; in other threads nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    def write(self, state: FitState, epoch_logits: EpochLogits) -> None:
+        """Write the file, from the main process; every process calls this, since its share of the epoch is in it."""
+        began, machine = time.monotonic(), self.machine
+        sums, counts = machine.sum(torch.tensor([state.sums, state.counts], dtype=torch.float64)).tolist()
+        logits = {"logits": machine.sum(epoch_logits.sums), "times": machine.sum(epoch_logits.times)}
+        if not machine.is_main:
+            return
+        tensors = within("network", self.task.network.state_dict()) | logits
+        if self.average is not None:
+            tensors |= within("average", self.average.tensors)
+        if self.task.unlabelled is not None:
+            tensors |= within("unlabelled", self.task.unlabelled.state())
+        moments, numbers = optimizer_tensors(self.task.optimizer)
+        fit_state = asdict(state) | {"sums": sums, "counts": counts}
+        values = {"fit_state": fit_state, "optimizer": numbers, "scaler": machine.scaler_state()}
+        save_tensors(self.path, tensors | within("optimizer", moments), values)
+        self.last = time.monotonic()
+        self.cost = self.last - began
 
-    def request(number: int, frame: FrameType | None) -> None:
-        if _signals:
-            raise SystemExit(128 + number)
-        _signals.append(number)
-        leave_if_stopped()
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-        leave_if_stopped()
-    except Exception:  # of several processes one has left, and an exchange with it failed
-        leave_if_stopped()
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        _signals.clear()
-
-
-@contextmanager
-def finishing() -> Iterator[None]:
-    """Let a signal within the block wait: the block asks `stop_requested`, and leaves by `leave`."""
-    _finishing.append(None)
-    try:
-        yield
-    finally:
-        _finishing.pop()
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Within `finishing`, let a signal end the block at once: whoever called it can write a checkpoint."""
-    held = len(_finishing)
-    _finishing.clear()
-    try:
-        leave_if_stopped()
-        yield
-    finally:
-        _finishing.extend([None] * held)
-
-
-def stop_requested() -> bool:
-    """Return whether a signal asked to stop."""
-    return bool(_signals)
-
-
-def leave_if_stopped() -> None:
-    """Leave if a signal asked to, and no block is to finish; also where a library has swallowed the exception."""
-    if _signals and not _finishing:
-        leave()
-
-
-def leave() -> NoReturn:
-    """Raise KeyboardInterrupt after Ctrl-C, else SystemExit(143)."""
-    if _signals and _signals[0] == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise SystemExit(128 + signal.SIGTERM)
+    def restore(self, width: int) -> tuple[FitState, EpochLogits]:
+        """Put everything back and return the state with the logits so far, new ones where there is no file."""
+        task = self.task
+        if not self.path.exists():
+            return FitState.of(len(task.objective.losses)), EpochLogits.empty(len(task.source.ids), width)
+        tensors, values = load_tensors(self.path, device=self.machine.hardware.device)
+        task.network.load_state_dict(out_of("network", tensors))
+        restore_optimizer(task.optimizer, out_of("optimizer", tensors), values["optimizer"])
+        self.machine.restore_scaler(values["scaler"])
+        if self.average is not None:
+            self.average.restore(out_of("average", tensors))
+        if task.unlabelled is not None:
+            task.unlabelled.restore(out_of("unlabelled", tensors))
+        state = FitState(**values["fit_state"])
+        epoch_logits = EpochLogits.of(tensors["logits"].cpu(), tensors["times"].cpu(), len(task.source.ids))
+        if not self.machine.is_main:  # sums over an unfinished epoch count once, in the main process
+            state.clear_losses()
+            epoch_logits.clear()
+        return state, epoch_logits

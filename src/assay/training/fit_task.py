@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.arrays import Ints
-from assay.training.checkpoint import Tensors
+from assay.models.weights import Tensors
 from assay.training.objective import Objective, Targets
 from assay.training.processes import Machine
 from assay.training.sampling import Order
@@ -126,10 +126,19 @@ class FitState:
     best_epoch: int = 0
     total: int = 0  # optimiser steps of the whole fit, as far as is known; 0 before the first
 
+    @staticmethod
+    def of(heads: int) -> FitState:
+        """Return the state of a fit that begins."""
+        return FitState(sums=[0.0] * heads, counts=[0.0] * heads)
+
     def add(self, sums: list[float], counts: list[float]) -> None:
         """Add the loss sums and counts (H,) of a forward pass."""
         self.sums = [total + value for total, value in zip(self.sums, sums, strict=True)]
         self.counts = [total + value for total, value in zip(self.counts, counts, strict=True)]
+
+    def clear_losses(self) -> None:
+        """Begin the sums of an epoch."""
+        self.sums, self.counts = [0.0] * len(self.sums), [0.0] * len(self.counts)
 
 
 MOST_LOGITS = 1 << 25
@@ -210,7 +219,7 @@ class Pace:
     """
 
     def __init__(self, left: Callable[[], float], *, most: int, per_epoch: int, validation_steps: float) -> None:
-        """`validation_steps` is how many optimiser steps a validation takes as long as, until one has been timed."""
+        """`validation_steps` is the length of a validation in optimiser steps, until one has been timed."""
         self._left, self._most, self._per_epoch = left, most, per_epoch
         self._validation_steps, self._validation = validation_steps, 0.0
         self._step, self._steps = 0.0, -1  # the first step, which compiles and reads, is no measure

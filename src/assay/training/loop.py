@@ -1,6 +1,6 @@
 """The training loop; there is one.
 
-`fit` runs the epochs, `optimizer_step` is one optimiser step, `Checkpoint` stops and restarts a fit anywhere between.
+`fit` runs the epochs, `optimizer_step` is one optimiser step; a `Checkpoint` stops and restarts a fit anywhere between.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +18,14 @@ from torch import nn
 from assay.arrays import Ints
 from assay.errors import DivergedError, PlanError, TrainingError
 from assay.progress import GivenUpError, Progress
-from assay.training.checkpoint import (
-    Average,
-    finishing,
-    interruptible,
-    leave,
-    load_tensors,
-    optimizer_tensors,
-    out_of,
-    restore_optimizer,
-    save_tensors,
-    stop_requested,
-    within,
-)
+from assay.training.checkpoint import Average, Checkpoint
 from assay.training.devices import warm_seconds
 from assay.training.fit_task import VALIDATION, EpochLogits, FitConfig, FitState, FitTask, Pace, Unlabelled
 from assay.training.optimizers import set_rate
 from assay.training.processes import Machine
 from assay.training.sampling import partners, split_batches
 from assay.training.schedules import rate
+from assay.training.stopping import finishing, interruptible, leave, stop_requested
 
 
 def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path, progress: Progress) -> FitState:
@@ -190,9 +178,8 @@ def step_seconds(task: FitTask, config: FitConfig, machine: Machine) -> float:
     def step() -> None:
         if unlabelled is not None:
             unlabelled.rewind()  # to the same images, which are decoded by now
-        optimizer_step(
-            task, config, FitState(sums=_zeros(task), counts=_zeros(task)), machine, forward, rows, epoch_logits
-        )
+        state = FitState.of(len(task.objective.losses))
+        optimizer_step(task, config, state, machine, forward, rows, epoch_logits)
 
     with torch.random.fork_rng(devices=machine.seeded_devices):
         return warm_seconds(step, machine.hardware)
@@ -235,64 +222,9 @@ def _end_epoch(
     state.history.append(
         {"epoch": state.epoch, "lr": lr, "seconds": round(state.seconds, 3), **metrics_by_part, "best": better}
     )
-    state.batch, state.sums, state.counts = 0, _zeros(task), _zeros(task)
+    state.batch = 0
+    state.clear_losses()
     epoch_logits.clear()
-
-
-class Checkpoint:
-    """Writes and reads all of a fit between two optimiser steps: network, optimiser, average, position, history."""
-
-    def __init__(self, task: FitTask, average: Average | None, machine: Machine, path: Path, every: float) -> None:
-        """`every` is the least time between two checkpoints within an epoch, in seconds."""
-        self.task, self.average, self.machine, self.path, self.every = task, average, machine, path, every
-        self.last, self.cost = time.monotonic(), 0.0
-
-    def due(self) -> bool:
-        """Return whether to write now: often enough to lose little, seldom enough to cost under 2 % of the time.
-
-        Several processes would have to agree on the moment: they write at the ends of epochs, and when they stop.
-        """
-        late = time.monotonic() - self.last > max(self.every, 50 * self.cost)
-        return self.machine.count == 1 and late
-
-    def write(self, state: FitState, epoch_logits: EpochLogits) -> None:
-        """Write the file, from the main process; every process calls this, since its share of the epoch is in it."""
-        began, machine = time.monotonic(), self.machine
-        sums, counts = machine.sum(torch.tensor([state.sums, state.counts], dtype=torch.float64)).tolist()
-        logits = {"logits": machine.sum(epoch_logits.sums), "times": machine.sum(epoch_logits.times)}
-        if not machine.is_main:
-            return
-        tensors = within("network", self.task.network.state_dict()) | logits
-        if self.average is not None:
-            tensors |= within("average", self.average.tensors)
-        if self.task.unlabelled is not None:
-            tensors |= within("unlabelled", self.task.unlabelled.state())
-        moments, numbers = optimizer_tensors(self.task.optimizer)
-        fit_state = asdict(state) | {"sums": sums, "counts": counts}
-        values = {"fit_state": fit_state, "optimizer": numbers, "scaler": machine.scaler_state()}
-        save_tensors(self.path, tensors | within("optimizer", moments), values)
-        self.last = time.monotonic()
-        self.cost = self.last - began
-
-    def restore(self, width: int) -> tuple[FitState, EpochLogits]:
-        """Put everything back and return the state with the logits so far, new ones where there is no file."""
-        task = self.task
-        if not self.path.exists():
-            return FitState(sums=_zeros(task), counts=_zeros(task)), EpochLogits.empty(len(task.source.ids), width)
-        tensors, values = load_tensors(self.path, device=self.machine.hardware.device)
-        task.network.load_state_dict(out_of("network", tensors))
-        restore_optimizer(task.optimizer, out_of("optimizer", tensors), values["optimizer"])
-        self.machine.restore_scaler(values["scaler"])
-        if self.average is not None:
-            self.average.restore(out_of("average", tensors))
-        if task.unlabelled is not None:
-            task.unlabelled.restore(out_of("unlabelled", tensors))
-        state = FitState(**values["fit_state"])
-        epoch_logits = EpochLogits.of(tensors["logits"].cpu(), tensors["times"].cpu(), len(task.source.ids))
-        if not self.machine.is_main:  # sums over an unfinished epoch count once, in the main process
-            state.sums, state.counts = _zeros(task), _zeros(task)
-            epoch_logits.clear()
-        return state, epoch_logits
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, config: FitConfig, state: FitState, step: int, per_epoch: int) -> None:
@@ -315,10 +247,6 @@ def _pace(config: FitConfig, state: FitState, per_epoch: int) -> Pace | None:
     before, steps = state.seconds, VALIDATION * limit.validated / config.step_size
     most = config.epochs * per_epoch
     return Pace(lambda: limit.left(before), most=most, per_epoch=per_epoch, validation_steps=steps)
-
-
-def _zeros(task: FitTask) -> list[float]:
-    return [0.0] * len(task.objective.losses)
 
 
 def _mean_loss(task: FitTask, sums: list[float], counts: list[float]) -> float:

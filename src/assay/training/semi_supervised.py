@@ -27,8 +27,8 @@ from assay.labels.space import Codes, Head
 from assay.metrics.metrics import probabilities_of
 from assay.models.backbones import evaluating
 from assay.models.decision_rule import DecisionRule
+from assay.models.weights import Tensors
 from assay.settings import Settings
-from assay.training.checkpoint import Tensors
 from assay.training.devices import Hardware
 from assay.training.objective import Objective, Targets, counts, dense
 from assay.training.processes import Machine
