@@ -27,7 +27,7 @@ from assay.predictions.baselines import (
     without_a_tag,
 )
 from assay.report.tables import leak_line
-from assay.run import finished as evaluation
+from assay.run.baselines import baselines
 from assay.training.devices import Hardware
 
 KIND = Head("kind", ("dark", "middle", "light"))
@@ -247,7 +247,7 @@ def test_of_a_run_they_are_scored_as_they_decide(tmp_path: Path) -> None:
     known = samples.codes()[1]
     cache = Cache(pixels, {name: row for row, name in enumerate(names)})
     model = ModelSettings(backbone="test_efficientnet", weights="none")
-    found = evaluation.baselines(samples, cache, model, size=24, hardware=Hardware("cpu"), seed=0)
+    found = baselines(samples, cache, model, size=24, hardware=Hardware("cpu"), seed=0)
     named = ["majority", "no tag", "zero images", "linear on pixels", "linear on all pixels", "untrained network"]
     assert list(found) == named == list(PURPOSES)
     without = found["no tag"]["without a tag"]["tags"]

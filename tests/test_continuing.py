@@ -99,7 +99,7 @@ def live(plan: Path, run: Path, kill: Kill | None, every_step: bool) -> None:
     """Train until the kill, or to the end; checkpoints are written at every optimiser step, or at epoch ends."""
     from assay.images import streamed
     from assay.run import train as run_module
-    from assay.training import checkpoint, loop, processes
+    from assay.training import checkpoint, processes
 
     def deadly(function: Callable[..., Any], at: str, *, first: bool) -> Callable[..., Any]:
         calls = itertools.count(1)
@@ -119,7 +119,7 @@ def live(plan: Path, run: Path, kill: Kill | None, every_step: bool) -> None:
     if kill is not None and kill.at in ("look", "batch"):
         streamed.read_image = deadly(streamed.read_image, "look", first=False)
         streamed.StreamedImages.gather = deadly(streamed.StreamedImages.gather, "batch", first=False)
-    loop.Checkpoint.due = lambda self: every_step
+    checkpoint.Checkpoint.due = lambda self: every_step
     run_module.baselines = lambda *given, **options: {}  # which other tests look at
     run_module.train(plan, run=run, device="cpu")
 

@@ -43,11 +43,12 @@ from assay.plan.plan import LoadedPlan, Plan, for_one_run, from_source, to_yaml
 from assay.predictions.image_rows import activation_bytes, make_room
 from assay.progress import ForwardingProgress, NoProgress, Progress, quiet_libraries, stage
 from assay.run.archive import archive, archive_run, results
+from assay.run.baselines import baselines
 from assay.run.before_after import compare_with_earlier
 from assay.run.budget import Budget, Staging, print_usual
 from assay.run.conclusions import alarms, choose_model, count_suspects, predictions_of
 from assay.run.environment import PeakMemory, environment, lock
-from assay.run.finished import Run, baselines, evaluate, load, test_scores
+from assay.run.finished import Run, evaluate, load, test_scores
 from assay.run.noisy_validation import corrected
 from assay.run.prepare import PreparedRun, prepare_run
 from assay.run.price import prices
