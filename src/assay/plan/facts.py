@@ -1,4 +1,4 @@
-"""What of the data the steps of a plan that names none depend on."""
+"""The facts of the data by which the steps of a plan that names none are chosen."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def facts_of(
         labelled=max(1, int(known.sum())),
         unlabelled=int((~known).sum()),
         validation=int(validation.labelled().sum()),
-        a_class=min(float(head.known(codes).sum()) / head.size for head, _, codes in train.space.each(train.codes())),
+        per_class=min(float(head.known(codes).sum()) / head.size for head, _, codes in train.space.each(train.codes())),
         smoothed=not tags,
         tuned=tuple(head.name for head in tags if validation.counts(head).sum() >= RARE),
         calibrated=_validates(samples),
@@ -70,7 +70,7 @@ def about_unlabelled(facts: Facts) -> str | None:
         return None
     count = f"{facts.unlabelled:,} training images have no label"
     if facts.lacks_labels:
-        each = f"{facts.a_class:.0f} labelled images a class are few: all images may show the classes better"
+        each = f"{facts.per_class:.0f} labelled images a class are few: all images may show the classes better"
         return f"{count}, and {each}; Gaussians of the classes label them where held-out labels show that it helps"
     if facts.has_unlabelled:
         return f"{count}: a model labels them, and is kept where validation gains by learning from these"
