@@ -16,7 +16,7 @@ from assay.experiments.variants import variants
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.plan.defaults import MIN_IMAGES, about_size, about_unlabelled, choose_flips, facts_of
+from assay.plan.facts import MIN_IMAGES, about_size, about_unlabelled, choose_flips, facts_of
 from assay.plan.metric import by_metric
 from assay.plan.plan import parse
 from assay.plan.planner import REPAIR, default_stages
@@ -118,8 +118,8 @@ def test_enough_unlabelled_images_are_labelled_if_that_betters_validation(unlabe
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"labelled": 80, "a_class": 8.0}, "and 8 labelled images a class are few: .* where held-out labels show"),
-        ({"labelled": 80, "a_class": 8.0, "smoothed": False}, "a model labels them, and is kept where validation"),
+        ({"labelled": 80, "per_class": 8.0}, "and 8 labelled images a class are few: .* where held-out labels show"),
+        ({"labelled": 80, "per_class": 8.0, "smoothed": False}, "a model labels them, and is kept where validation"),
         ({"labelled": 900}, "^90 training images have no label: a model labels them"),
         ({"labelled": 901}, "too few, beside 901 with one"),
         ({"labelled": 80, "repairs": False}, None),

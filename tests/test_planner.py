@@ -77,7 +77,7 @@ def test_long_budgets_buy_what_suits_the_data(facts: Facts, expected: list[str])
 
 @pytest.mark.parametrize(("left", "last"), [(7, None), (20, "probe"), (60, "fit"), (600, "fit")])
 def test_few_labels_are_spread_by_a_mixture_before_any_fit(left: float, last: str | None) -> None:
-    facts = replace(PLANTS, labelled=80, unlabelled=1_600, validation=20, a_class=8.0, cached=True)
+    facts = replace(PLANTS, labelled=80, unlabelled=1_600, validation=20, per_class=8.0, cached=True)
     stages = budgeted_stages(facts, SPEEDS, left)
     assert [name for name in names(stages) if name != SUSPECT_LABELS] == [PROBE, PSEUDO_LABELS][: 2 if last else 1]
     if last:

@@ -56,7 +56,7 @@ def _of_epoch(begun: PreparedFit, images: Ints, epoch: int) -> Pixels:
 
 
 def view_rows(settings: FitSettings, train: Samples, balance: SamplingPlan, context: Context, n: int) -> list[Pixels]:
-    """The same of a fit on cached views: plain, then the further views, which are drawn once."""
+    """Return rows of images as a fit on cached views sees them: plain, then the further views, which are drawn once."""
     names = train.ids_of(list(dict.fromkeys((balance.order.rows(0) % len(train)).tolist()))[:ACROSS])
     views = views_of(settings, train.ids, balance, context, n)
     return [_view(view, names, settings, context) for view in views[: 1 + DOWN]]

@@ -28,7 +28,7 @@ from assay.labels.samples import Samples
 from assay.labels.subset import partly_unknown, without
 from assay.models.classifier import build_classifier, require_size
 from assay.models.layers import Layer, layers
-from assay.plan.defaults import LOOKED_AT, about_size
+from assay.plan.facts import LOOKED_AT, about_size
 from assay.plan.plan import LoadedPlan, Plan
 from assay.plan.stages import DEFAULT_SIZE
 from assay.predictions.image_rows import BATCH

@@ -113,7 +113,7 @@ def overlapping_classes(head: Head, codes: Codes, probabilities: Reals) -> Itera
 
 
 def swapped_classes(size: int, codes: Ints, predicted: Ints, top: Reals) -> Iterator[Overlap]:
-    """Yield the same pairs of so many classes, by predicted classes (N,) and the probabilities (N,) of these."""
+    """Yield pairs of classes of a multi-class head that are often swapped, by predictions (N,) of probability `top`."""
     table = confusion(codes, predicted, size=size)
     swapped, images = table + table.T, table.sum(axis=1)[:, None] + table.sum(axis=1)
     for one, other in np.argwhere(np.triu(swapped > OVERLAP * images, 1)).tolist():

@@ -165,7 +165,7 @@ def overall(scores: Mapping[str, HeadScore]) -> dict[str, Metric]:
 
 
 def estimates(scores: Mapping[str, HeadScore]) -> dict[str, Estimate]:
-    """Return the same as `overall`, with the terms of intervals and differences."""
+    """Return the mean over heads of the metrics they share, with the terms of intervals and differences."""
     measured = [score.estimates for score in scores.values() if score.n]
     if len(measured) == 1:
         return dict(measured[0])

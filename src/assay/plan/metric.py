@@ -61,7 +61,7 @@ OF_TAGS: Mapping[PlanMetric, Decisions] = {
         "rebalance_head": {"metric": "macro_f1"},
     },
 }
-"""The same where all heads are tags: weights rank the images of a tag worse, and thresholds do what they would."""
+"""What a metric decides where all heads are tags: class weights rank their images worse, and thresholds do as much."""
 
 TRAINING = frozenset({"class_weights", "sampling", "logit_adjust"})
 """Settings by which classes count otherwise in training: a plan that has one has decided how."""

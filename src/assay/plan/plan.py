@@ -109,7 +109,7 @@ class LoadedPlan:
 
 
 CHOOSING = ("minutes", "repairs")
-"""Keys of a plan that say how its steps are chosen: where these are, none is left to be."""
+"""Keys of a plan that say how its steps are chosen; a plan whose steps are chosen has them no more."""
 
 
 def step_table() -> StepTable:

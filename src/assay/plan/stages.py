@@ -1,4 +1,4 @@
-"""What a planner knows of data and machine, and what it decides on: stages by name."""
+"""Facts of the data, speeds of the machine, and the stages that a planner chooses by them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ENLARGED = 1.5  # times their own pixels, images gain by it: photographs of 128 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the choice of stages depends on."""
+    """Facts of data and model on which the choice of stages depends."""
 
     labelled: int  # training images
     unlabelled: int
     validation: int
-    a_class: float = math.inf  # labelled training images of a class, on average over those of the head with fewest
+    per_class: float = math.inf  # labelled training images of a class, on average, of the head with fewest
     test: int = 0  # labelled: they are predicted when the last stage is over
     smoothed: bool = True  # labels: where every head is multi-class
     tuned: tuple[str, ...] = ()  # heads with enough tags in validation to choose thresholds by
@@ -70,7 +70,7 @@ class Facts:
     @property
     def lacks_labels(self) -> bool:
         """Whether unlabelled images show the classes better than the labels do: of tags they do not."""
-        return self.has_unlabelled and self.smoothed and self.a_class < ENOUGH_LABELS
+        return self.has_unlabelled and self.smoothed and self.per_class < ENOUGH_LABELS
 
     @property
     def largest(self) -> float:
@@ -97,7 +97,7 @@ class Speeds:
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of a plan, under the name by which it is intended and measured, and its seconds as far as is known."""
+    """A step of a plan: its name, by which it is timed, and the seconds that it is estimated to take."""
 
     name: str
     step: Mapping[str, Any]  # {kind: settings}

@@ -44,7 +44,7 @@ def threshold(cells: Cells, coverage: float) -> np.float32:
 
 
 def class_thresholds(cells: Cells, coverage: float, size: int) -> Floats:
-    """Return the same for each class by itself (K,), from the images that have it."""
+    """Return the threshold of each class by itself (K,), from the images that have it."""
     cuts = np.full(size, EVERY)
     for number in range(size):
         values = cells.probabilities[cells.classes == number]

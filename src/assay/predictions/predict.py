@@ -176,7 +176,7 @@ def scores_json(predictions: Predictions, samples: Samples, *, trained: Samples 
 def score_predictions(
     predictions: Predictions, samples: Samples, *, trained: Samples | None = None
 ) -> dict[str, HeadScore]:
-    """Return the same with the estimates that differences of metrics are computed from."""
+    """Return the scores of `scores_json`, with the estimates that differences of metrics are computed from."""
     readable: Bools | slice = slice(None)  # no copy where these are all
     if predictions.unreadable:
         readable = np.array([name not in predictions.unreadable for name in predictions.ids], dtype=bool)

@@ -50,7 +50,7 @@ class Predictor:
 
     @staticmethod
     def untimed(folder: Path, *, device: str) -> Predictor:
-        """Read the same, in fp32 and the usual layout of memory: its results do not depend on what was fastest."""
+        """Read a model in fp32 and the usual layout of memory: its results do not depend on what was fastest."""
         saved, hardware = load_model(folder), Hardware(device)
         for one in saved.networks:
             one.classifier.eval()

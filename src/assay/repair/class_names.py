@@ -87,7 +87,7 @@ def _words_alike(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[float, s
 
 
 def _spelling(one: str, other: str) -> tuple[float, str] | None:
-    """Return the same of two words."""
+    """Return how sure it is that two words mean the same, and why; None where nothing says so."""
     short, long = sorted((one, other), key=len)
     if long in (f"{short}s", f"{short}es"):
         return 0.7, "differ as singular and plural"

@@ -77,7 +77,7 @@ class HeadSuspects:
 
     @property
     def noise_rates(self) -> dict[str, float]:
-        """The same by class: of the labels given as it, or of all its cells where the head is multi-label."""
+        """The noise rate by class: of the labels given as it, or of all its cells where the head is multi-label."""
         total = self.counts.sum(axis=1 if self.head.multiclass else (1, 2))
         right = _right(self.counts) if self.head.multiclass else _right(self.counts).sum(axis=1)
         by_class = zip(self.head.classes, right.tolist(), total.tolist(), strict=True)

@@ -56,7 +56,7 @@ def posterior(
 def neighbour_posterior(
     head: Head, codes: Codes, rows: Ints, cosines: Floats, *, fold: Ints, neighbours: int = 20
 ) -> Floats:
-    """Return the same probabilities (N, K) from neighbours that are known already: rows (N, k) and cosines (N, k).
+    """Return probabilities (N, K) as `posterior` does, from known neighbours: rows (N, k) and cosines (N, k).
 
     Of each image's neighbours, nearest first, the first `neighbours` count that have a known label, lie in another
     `fold` (N,) and are no copy.

@@ -257,7 +257,7 @@ def conclusion_lines(record: RunMetrics, folder: Path) -> list[str]:
 
 
 def remark_lines(record: RunMetrics) -> list[str]:
-    """Return the same without the suspect labels."""
+    """Return what a finished run concludes, but for the suspect labels, a sentence each."""
     before = _before_lines(record.before) if record.before else ()
     lines = [*_stage_lines(record), *_choice_lines(record.handed_on), *corrected_lines(record), *_price_lines(record)]
     return [*lines, *record.alarms, *before]

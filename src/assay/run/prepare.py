@@ -28,7 +28,7 @@ from assay.labels.space import LabelSpace
 from assay.labels.subset import without
 from assay.models.classifier import AUTO
 from assay.models.trained_model import count_trained_on
-from assay.plan.defaults import LOOKED_AT, about_size, about_unlabelled, choose_flips, facts_of
+from assay.plan.facts import LOOKED_AT, about_size, about_unlabelled, choose_flips, facts_of
 from assay.plan.metric import by_metric, require_defined
 from assay.plan.plan import LoadedPlan, Plan, anchored, complete, with_backbone, with_features
 from assay.plan.planner import budgeted_stages, default_stages

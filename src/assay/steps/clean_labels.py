@@ -248,7 +248,7 @@ class _Images:
         return _Images(known, labelled(restrict(known, heads)))
 
     def without(self, images: Keys) -> _Images:
-        """Return the same, but judging none of these images."""
+        """Return the images of the part, of which none of these is judged."""
         return replace(self, subset=self.subset.take(np.flatnonzero(~trained_on_mask(images, self.subset))))
 
     def features(self, inference: Inference, context: Context) -> Floats:

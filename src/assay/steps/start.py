@@ -304,7 +304,7 @@ class Validated:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """The same with probabilities, of 50,000 images and 1,000 classes 200 MB more."""
+        """The predictions, with probabilities: of 50,000 images and 1,000 classes 200 MB more."""
         return Predictions.of(self.ids, self.samples.space, self.logits, model=self.step, thresholds=self.thresholds)
 
     def write(

@@ -74,7 +74,7 @@ def fit_linear(
 
 
 def fit_cells(space: LabelSpace, features: Floats, targets: Floats, weights: Floats, strengths: Strengths) -> Linear:
-    """Fit the same to targets and weights (N, W) of `targets_of`, at given strengths."""
+    """Fit logistic regressions to targets and weights (N, W) of `targets_of`, at given strengths; see `fit_linear`."""
     mean, scale = moments(features)
     standard = (features - mean) / scale
     solved = np.zeros((features.shape[1] + 1, space.width), np.float32)
