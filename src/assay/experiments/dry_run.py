@@ -20,7 +20,6 @@ from assay.arrays import Keys, Pixels
 from assay.errors import PlanError
 from assay.experiments.augmented_samples import epoch_rows, view_rows
 from assay.experiments.peak import Peak, largest_batch, needed
-from assay.files import StepName
 from assay.images.cache import LazyImages
 from assay.images.contact_sheet import write_sheet
 from assay.images.decode import Resize
@@ -56,7 +55,6 @@ from assay.training.sampling import split_batches
 DECODED = 64  # images whose decoding is timed
 
 DEFAULT = (DEFAULT_SIZE, Resize())  # the input of a network
-NEED_MODEL = ("pseudo_label", "rebalance_head", "tune_thresholds", "tune_views", "calibrate")
 PRETRAINED = "pretrained"
 PASSES = ("probe", "clean_labels", "pseudo_label", "rebalance_head")
 
@@ -200,14 +198,12 @@ class _Estimator:
         """Yield the estimates of a list of steps. Raises AssayError."""
         check_steps(held.steps, held.state.samples.space)
         for number, step in enumerate(held.steps, 1):
-            context = held.context
-            name = StepName.at(number, step.kind, context.name)
-            here = replace(context, name=name, folder=context.run.step(name), number=number + 100 * context.number)
+            here = held.context.for_step(number, step.kind)
             yield replace(self._step(step, held.state, here), rounds=held.rounds)
 
     def _step(self, step: StepPlan, state: State, context: Context) -> StepEstimate:
         settings: Any = step.settings
-        if self.model is None and step.kind in NEED_MODEL:
+        if self.model is None and STEPS[step.kind].needs_model:
             raise PlanError(f"{context.name}: there is no model yet. Put a probe or a fit before it.")
         inner = tuple(self._inner(step, state, context))
         estimate = StepEstimate(context.name, step.kind, inner=inner)

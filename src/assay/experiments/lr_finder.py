@@ -169,17 +169,16 @@ def run_range_test(
         state = run_steps(plan.steps[:index], prepared.state, context)
         settings = plan.steps[index].settings
         assert isinstance(settings, FitSettings)
-        name = _name(index)
-        here = replace(context, folder=context.run.step(name), name=name, number=index + 1)
+        here = context.for_step(index + 1, "fit")
         with prepared_fit(settings, state, here) as fit:
-            progress.begin(f"{name}, rates", bounds.steps)
+            progress.begin(f"{here.name}, rates", bounds.steps)
             losses, diverged = climb(fit, bounds.rates(), progress)
             progress.end()
             images, batch = len(fit.task.source.ids), fit.config.step_size
     rates = bounds.rates()[: len(losses)]
     suggestion = suggest(rates, losses, diverged=diverged)
     curve = pl.DataFrame({"lr": rates, "loss": losses, "smoothed": smoothed(losses)})
-    return RangeTest(name, index, settings, curve, diverged, suggestion, images, batch)
+    return RangeTest(here.name, index, settings, curve, diverged, suggestion, images, batch)
 
 
 def find_fit(plan: Plan, step: int | None) -> int:
@@ -193,14 +192,10 @@ def find_fit(plan: Plan, step: int | None) -> int:
     if step is None:
         return fits[0]
     if step not in fits:
-        there = ", ".join(f"{index} ({_name(index)})" for index in fits)
+        there = ", ".join(f"{index} ({StepName.at(index + 1, 'fit')})" for index in fits)
         known = f"is {plan.steps[step].kind}, and no fit" if 0 <= step < len(plan.steps) else "is not there"
         raise PlanError(f"--step {step}: steps.{step} {known}. The fits, counted from 0, are: {there}.")
     return step
-
-
-def _name(index: int) -> StepName:
-    return StepName.at(index + 1, "fit")
 
 
 def top_of(settings: FitSettings) -> float:

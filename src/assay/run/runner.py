@@ -20,7 +20,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from assay.files import ModelFolder, RunFolder, StepFolder, StepName, fingerprint
+from assay.files import ModelFolder, RunFolder, StepName, fingerprint
 from assay.labels.ledger import Ledger, covers
 from assay.labels.subset import labelled
 from assay.metrics.intervals import SMALL_N
@@ -86,12 +86,8 @@ def state_if_done(steps: Sequence[StepPlan], state: State, context: Context) -> 
 
 
 def _step_context(number: int, step: StepPlan, state: State, context: Context) -> Context:
-    """Return the context of a step: its name, its folder, its random numbers, and images added by earlier steps."""
-    name = StepName.at(number, step.kind, context.name)
-    folder = StepFolder(context.folder.path / name.last)
-    number += 100 * context.number  # another within each list that holds it: part of the seed of the draws of a step
-    here = replace(context, folder=folder, name=name, number=number)
-    return with_synthetic_images(here, state.samples)
+    """Return the context of a step, with the images added by earlier steps."""
+    return with_synthetic_images(context.for_step(number, step.kind), state.samples)
 
 
 def _key(step: StepPlan, state: State, context: Context) -> str:

@@ -62,6 +62,14 @@ class Context:
     metric: str | None = None  # the headline that the plan asks for, in the lines of steps
     time_left: Callable[[], float] = lambda: math.inf  # seconds until the last step has to be over
 
+    def for_step(self, number: int, kind: str) -> Context:
+        """Return the context of step `number`, from 1, of a list: its name, its folder, and the number of its draws.
+
+        Within each list that holds it the number is another: it is part of the seed.
+        """
+        name = StepName.at(number, kind, self.name)
+        return replace(self, folder=StepFolder(self.folder.path / name.last), name=name, number=self._nested(number))
+
     def for_round(self, number: int) -> Context:
         """Return the context of one round of a repeated list of steps."""
         return self.for_part(f"round-{number}", number)
@@ -69,7 +77,10 @@ class Context:
     def for_part(self, name: str, number: int) -> Context:
         """Return the context of one of several parts of a step, with a folder of that name within its folder."""
         folder = StepFolder(self.folder.path / name)
-        return replace(self, folder=folder, name=self.name.part(name), number=100 * self.number + number)
+        return replace(self, folder=folder, name=self.name.part(name), number=self._nested(number))
+
+    def _nested(self, number: int) -> int:
+        return 100 * self.number + number
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from assay.arrays import Floats, Ints
 from assay.errors import DataError, PlanError, RunError
-from assay.files import TRIAL, StepFolder, fingerprint, whole, write_json
+from assay.files import TRIAL, fingerprint, whole, write_json
 from assay.images.augment import augment
 from assay.images.contact_sheet import first_of, write_sheet
 from assay.images.decode import Resize
@@ -358,14 +358,8 @@ def _gain(
 
 def _trial(context: Context, number: int, arm: str) -> Context:
     """Where one fit is tried; both of a pair have the same seed and number, and so the same draws."""
-    name = f"{TRIAL}/seed-{number}/{arm}"
-    return replace(
-        context,
-        folder=StepFolder(context.folder.path / name),
-        name=context.name.part(name),
-        number=100 * context.number + number + 1,
-        seed=(context.seed + number) % 2**32,
-    )
+    part = context.for_part(f"{TRIAL}/seed-{number}/{arm}", number + 1)
+    return replace(part, seed=(context.seed + number) % 2**32)
 
 
 def run_trial(fit: FitSettings, state: State, context: Context) -> Path:
