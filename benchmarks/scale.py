@@ -37,6 +37,7 @@ from PIL import Image
 from assay.labels.samples import Samples
 from assay.progress import GivenUpError, NoProgress, cores
 from assay.scale.executors import pick_executor
+from assay.scale.indexing import index_shards
 from assay.scale.jobs import Job
 from benchmarks.harness import children, table
 
@@ -186,9 +187,6 @@ def hand_out(work: Path, count: int) -> dict[str, float]:
 
 def measure(work: Path, name: str) -> dict[str, float]:
     """Return seconds and peaks of indexing (`index`), or of features by an executor (`local:2`)."""
-    from assay.models.ensemble import load_model
-    from assay.scale.shard_predictions import PredictShard, index_shards, predict_shards
-
     if name.startswith("jobs:"):
         return hand_out(work, int(name.partition(":")[2]))
     progress, peaks = NoProgress(), work / "peaks"
@@ -216,6 +214,9 @@ def measure(work: Path, name: str) -> dict[str, float]:
         seconds = sum(float(result.read_text()) for result in results) / int(workers)
         return {"images": shards.images, "seconds": seconds, "driver MiB": peak_memory(), "worker MiB": float("nan")}
     if name != "index":
+        from assay.models.ensemble import load_model
+        from assay.scale.shard_predictions import PredictShard, predict_shards
+
         began = time.perf_counter()
         function = PredictShard(work / "model", device, features=True)
         saved = load_model(work / "model")
