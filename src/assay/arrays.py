@@ -5,7 +5,7 @@ Shapes stand in docstrings: N images, K classes of a head, W logits of all heads
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,15 @@ Ints = npt.NDArray[np.int64]  # rows, codes, counts
 Bools = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]  # (..., H, W, 3), RGB
 Keys = npt.NDArray[np.uint64]  # hashes, and seeds of draws
+
+
+class RowTable(Protocol):
+    """Numbers of images by row: an array, or rows on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: Ints) -> Floats: ...
 
 
 def unit_rows(vectors: Floats) -> Floats:

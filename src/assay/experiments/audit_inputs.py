@@ -29,8 +29,8 @@ from assay.repair.duplicates import near_pairs
 from assay.repair.expectation import LinearJudge, judge_by_folds
 from assay.repair.nearest import nearest
 from assay.repair.neighbours import neighbour_posterior
+from assay.training.feature_blocks import moments
 from assay.training.fold_linear import Components
-from assay.training.linear import moments
 
 FOLDS = 5
 NEIGHBOURS = 32

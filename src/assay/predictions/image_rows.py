@@ -9,16 +9,17 @@ what another list of images needs is computed for the images that no earlier lis
 from __future__ import annotations
 
 import math
-import os
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from io import FileIO
+from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from assay.arrays import Floats, Ints, Reals
+from assay.arrays import Floats, Ints
 from assay.errors import RunError
 from assay.files import fingerprint, free_space, require_space, whole, writing
 from assay.progress import Progress
@@ -52,7 +53,7 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows (N, ...) of a list of images, memory-mapped; indexed by rows they are read as float32."""
+    """Rows (N, ...) of a list of images, on disk; those that are indexed are read as float32."""
 
     blocks: Sequence[_Block]
     where: Ints  # (N, 2): block, and row in it
@@ -62,9 +63,12 @@ class Rows:
         return len(self.where)
 
     def __getitem__(self, rows: Ints) -> Floats:
-        values = np.empty((len(rows), *self.shape[1:]), np.float32)
-        for index, (block, row) in enumerate(self.where[rows].tolist()):
-            np.multiply(self.blocks[block].rows[row], self.blocks[block].scales[row], out=values[index])
+        where, values = self.where[rows], np.empty((len(rows), *self.shape[1:]), np.float32)
+        # Rows that follow each other in a file are read at once.
+        breaks = np.flatnonzero((np.diff(where, axis=0) != (0, 1)).any(axis=1)) + 1
+        for first, last in pairwise([0, *breaks.tolist(), len(where)] if len(where) else []):
+            number, row = where[first].tolist()
+            self.blocks[number].read(row, values[first:last])
         return values
 
     def all(self) -> Floats:
@@ -73,10 +77,45 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
+class JoinedRows:
+    """The rows of several tables as one, (N, F): the features of several networks."""
+
+    parts: Sequence[Rows]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.parts[0]), sum(part.shape[1] for part in self.parts)
+
+    def __getitem__(self, rows: Ints) -> Floats:
+        return np.concatenate([part[rows] for part in self.parts], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
 class _Block:
+    """A file of a table, which stays open: what is in use may be removed."""
+
     images: Ints
-    rows: Reals  # (n, ...), memory-mapped
     scales: Floats  # (n,)
+    file: FileIO
+    offset: int  # of the first row, in bytes
+    table: Table
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, self.file.close)
+
+    def read(self, row: int, values: Floats) -> None:
+        """Fill `values` (n, ...) with as many rows from this one on. Raises RunError.
+
+        Read, not mapped: pages of a mapped file count as memory of the process, and take ten times as long.
+        """
+        exact = self.table.dtype == np.float32  # whose scales are 1
+        held = values if exact else np.empty(values.shape, self.table.dtype)
+        self.file.seek(self.offset + row * self.table.row_bytes)
+        if self.file.readinto(held.reshape(-1).view(np.uint8).data) != held.nbytes:
+            raise RunError(f"{self.file.name!r}: has lost some of its {self.table.kind}. Delete it, and train again.")
+        if not exact:
+            scales = self.scales[row : row + len(values)]
+            np.multiply(held, scales.reshape(-1, *[1] * (values.ndim - 1)), out=values)
 
 
 def kept_rows(table: Table, images: Ints, compute: Compute, *, progress: Progress) -> Rows:
@@ -84,8 +123,8 @@ def kept_rows(table: Table, images: Ints, compute: Compute, *, progress: Progres
 
     Raises SpaceError, RunError.
     """
-    blocks, positions = _blocks(table)
-    missing = _missing(images, positions)
+    blocks = _blocks(table)
+    missing = _missing(images, _find(images, blocks))
     if len(missing):
         require_space(table.folder, len(missing) * table.row_bytes, f"the {table.kind} of the images")
         progress.begin(table.kind, len(missing))
@@ -95,16 +134,16 @@ def kept_rows(table: Table, images: Ints, compute: Compute, *, progress: Progres
         for first in range(0, len(missing), step):
             _write(table, images[missing[first : first + step]], batches, progress)
         progress.end()
-        blocks, positions = _blocks(table)
-    if not all(image in positions for image in images.tolist()):
+        blocks = _blocks(table)
+    where = _find(images, blocks)
+    if (where < 0).any():
         raise RunError(f"{table.folder}: {table.kind} were removed while they were made. Repeat the command.")
-    where = np.array([positions[image] for image in images.tolist()], np.int64).reshape(-1, 2)
     return Rows(blocks, where, (len(images), *table.shape))
 
 
 def uncomputed(table: Table, images: Ints) -> int:
     """Return how many of the images a table lacks."""
-    return len(_missing(images, _blocks(table)[1]))
+    return len(_missing(images, _find(images, _blocks(table))))
 
 
 def room_for_activations(folder: Path, *, limit: float) -> float:
@@ -133,10 +172,25 @@ def make_room(folder: Path, needed: Collection[Table], *, further: float, limit:
             path.unlink()
 
 
-def _missing(images: Ints, positions: Collection[int]) -> Ints:
-    """Return the rows of images that have no position in a table, each image once, in order."""
-    first = dict(zip(images[::-1].tolist(), range(len(images) - 1, -1, -1), strict=True))
-    return np.array([row for image, row in reversed(first.items()) if image not in positions], np.int64)
+def _missing(images: Ints, where: Ints) -> Ints:
+    """Return the rows of images without a place in a table, each image once, in order."""
+    rows = np.flatnonzero(where[:, 0] < 0)
+    return np.sort(rows[np.unique(images[rows], return_index=True)[1]])
+
+
+def _find(images: Ints, blocks: Sequence[_Block]) -> Ints:
+    """Return the block of each image and its row in it (N, 2), -1 where none has it; of several blocks the last."""
+    held = np.concatenate([np.empty(0, np.int64), *(block.images for block in blocks)])
+    order = np.argsort(held, kind="stable")
+    at = np.searchsorted(held, images, side="right", sorter=order) - 1
+    if not len(held):
+        return np.full((len(images), 2), -1)
+    at = order[at]  # of an image before all others the last, which is none of its own
+    firsts = np.cumsum([0, *(len(block.images) for block in blocks)])
+    number = np.searchsorted(firsts, at, side="right") - 1
+    where = np.stack([number, at - firsts[number]], axis=1)
+    where[held[at] != images] = -1
+    return where
 
 
 def _write(table: Table, images: Ints, batches: Iterator[Floats], progress: Progress) -> None:
@@ -160,35 +214,32 @@ def _write(table: Table, images: Ints, batches: Iterator[Floats], progress: Prog
         np.save(file, np.concatenate(scales))
 
 
-def _blocks(table: Table) -> tuple[list[_Block], dict[int, tuple[int, int]]]:
-    """Return the blocks of a table that are complete, and for each image its block and row."""
-    blocks = [block for path in table.files if (block := _read(path, table)) is not None]
-    positions = {
-        image: (number, row) for number, block in enumerate(blocks) for row, image in enumerate(block.images.tolist())
-    }
-    return blocks, positions
+def _blocks(table: Table) -> list[_Block]:
+    """Return the blocks of a table that are complete."""
+    return [block for path in table.files if (block := _read(path, table)) is not None]
 
 
 def _read(path: Path, table: Table) -> _Block | None:
-    """Return a block, its rows memory-mapped; None where the file is missing or incomplete."""
+    """Return a block; None where the file is missing or incomplete."""
+    file = None
     try:
-        with open(path, "rb") as file:
-            images = np.lib.format.read_array(file)
-            rows = _mapped(file, path)
-            scales = np.lib.format.read_array(file)
+        file = FileIO(path)
+        images = np.lib.format.read_array(file)
+        shape, dtype, offset = _header(file)
+        file.seek(offset + len(images) * table.row_bytes)
+        scales = np.lib.format.read_array(file)
     except (OSError, ValueError, EOFError):
+        if file is not None:
+            file.close()
         return None
-    right = rows.shape == (len(images), *table.shape) and rows.dtype == table.dtype and len(scales) == len(images)
-    return _Block(images, rows, scales) if right else None
+    if shape != (len(images), *table.shape) or dtype != table.dtype or len(scales) != len(images):
+        file.close()
+        return None
+    return _Block(images, scales, file, offset, table)
 
 
-def _mapped(file: IO[bytes], path: Path) -> npt.NDArray[Any]:
-    """Return the array that begins here in a file, memory-mapped, and go on to its end."""
+def _header(file: FileIO) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Return the shape and type of the array that begins here in a file, and where its numbers begin."""
     np.lib.format.read_magic(file)
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    offset = file.tell()
-    size = math.prod(shape) * dtype.itemsize
-    if os.path.getsize(path) < offset + size:  # a mapped page beyond the end of a file kills the process
-        raise EOFError(path)
-    file.seek(offset + size)
-    return np.memmap(path, dtype, "r", offset, shape)
+    return shape, dtype, file.tell()

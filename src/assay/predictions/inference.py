@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from assay.arrays import Floats, Ints
+from assay.arrays import Floats, Ints, RowTable
 from assay.files import fingerprint
 from assay.images.augment import Variation, augment, framed
 from assay.images.cache import Cache
@@ -21,9 +22,10 @@ from assay.models.boundary import Boundary, activations
 from assay.models.classifier import Classifier
 from assay.models.folding import fold_batch_norm
 from assay.models.trained_model import hash_tensors
-from assay.predictions.image_rows import BATCH, Rows, Table, kept_rows
+from assay.predictions.image_rows import BATCH, JoinedRows, Rows, Table, kept_rows
 from assay.progress import Progress
 from assay.training.devices import Hardware, HardwareChoice, candidates, half_precision, plan_trial, warm_seconds
+from assay.training.feature_blocks import IN_MEMORY
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,20 @@ class Inference:
 
     def features(self, ids: Sequence[str], *, folder: Path, progress: Progress, view: View = PLAIN) -> Floats:
         """Return features (N, F); they are computed once for each backbone, image and view, and kept in the folder."""
-        features = []
+        return self._feature_rows(ids, folder, progress, view)[np.arange(len(ids))]
+
+    def feature_table_of(self, ids: Sequence[str], *, folder: Path, progress: Progress, view: View = PLAIN) -> RowTable:
+        """Return the same as an array, or of very many images as a table on disk."""
+        features = self._feature_rows(ids, folder, progress, view)
+        return features if math.prod(features.shape) > IN_MEMORY else features[np.arange(len(ids))]
+
+    def _feature_rows(self, ids: Sequence[str], folder: Path, progress: Progress, view: View) -> RowTable:
+        parts = []
         for classifier in self.classifier.parts:
             part = replace(self, classifier=classifier)
             table = part.feature_table(folder, view)
-            features.append(part._kept(table, ids, view, classifier.features, progress).all())
-        return features[0] if len(features) == 1 else np.concatenate(features, axis=1)
+            parts.append(part._kept(table, ids, view, classifier.features, progress))
+        return parts[0] if len(parts) == 1 else JoinedRows(parts)
 
     def activations(
         self, ids: Sequence[str], boundary: Boundary, *, folder: Path, progress: Progress, view: View = PLAIN
@@ -145,7 +155,7 @@ class Inference:
     ) -> Rows:
         def compute(rows: Ints) -> Iterator[Floats]:
             self.classifier.eval()
-            names = [ids[row] for row in rows]
+            names = ids if len(rows) == len(ids) else [ids[row] for row in rows]
             example = self.hardware.to_device(next(self.batches(names[:1])))
             with fold_batch_norm(self.classifier.backbone, example):
                 yield from self.outputs(network, self.batches(names, view))

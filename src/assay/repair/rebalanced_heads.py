@@ -35,7 +35,8 @@ from assay.repair.head_kinds import (
     learnable,
 )
 from assay.repair.support_vectors import FOLDS, Machines, against_rest, fit_machines
-from assay.training.linear import fit_cells, moments, targets_of
+from assay.training.feature_blocks import moments
+from assay.training.linear import fit_cells, targets_of
 
 IMPOSSIBLE = -1e4  # the logit of a class that no training image shows
 CONSTANT = 20.0  # that of a tag which all training images have, or, below 0, none

@@ -25,7 +25,7 @@ from assay.images.file_facts import FileFacts
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, LabelSpace
 from assay.metrics.intervals import TAIL, Metric, Z
-from assay.training.linear import moments
+from assay.training.feature_blocks import moments
 
 CueName = Literal[
     "border", "corners", "mean_colour", "file_size", "image_size", "aspect", "format", "camera", "position"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from assay.arrays import Floats
+from assay.arrays import Floats, RowTable
 from assay.images.augment import Variation
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
@@ -29,6 +30,7 @@ from assay.steps.start import (
     save_best,
     trained_before,
 )
+from assay.training.feature_blocks import row_blocks
 from assay.training.linear import fit_linear
 
 PARTS = 100  # in which a training part is cut where a probe takes some of it
@@ -63,13 +65,12 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     network = describe_network(classifier, context, size=settings.size)
     inference = inference_for(classifier, settings, context)
     *train_features, validation_features = (
-        inference.features(part.ids, folder=context.run.cache, progress=context.progress, view=view)
+        inference.feature_table_of(part.names, folder=context.run.cache, progress=context.progress, view=view)
         for view, part in [*((view, train) for view in _views(settings, context)), (PLAIN, validation)]
     )
     rule, space = rule_for(settings.prior, train), state.samples.space
     with stage(context.progress, "fitting the linear model"):
-        views = np.stack(train_features) if settings.views > 1 else train_features[0]
-        strengths = fit_heads(classifier, views, train, assumed=-rule.shift, seed=context.seed)
+        strengths = fit_heads(classifier, train_features, train, assumed=-rule.shift, seed=context.seed)
     # The backbone is frozen, so that it has learnt from no more images than before.
     before, _ = trained_before("previous", state, context)
     model = TrainedModel(
@@ -80,10 +81,12 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
         settings.resize,
         rule,
         trained_on=before,
-        learnt_from=np.union1d(before, training_hashes(train.hashes)),
+        learnt_from=np.union1d(before, training_hashes(train.hash_names)),
     )
+    logits = np.empty((len(validation), space.width), np.float32)
     with torch.inference_mode():
-        logits = classifier.classify(torch.from_numpy(np.array(validation_features))).numpy()
+        for rows, features in row_blocks(validation_features):
+            logits[rows] = classifier.classify(torch.from_numpy(features)).numpy()
     predictions = Predictions.of(validation.ids, space, model.decision_rule.logits(logits), model=context.name)
     details = {"strengths": strengths, "network": network, "images": len(train), "size": settings.size}
     return StepResult(save_best(model, predictions, context), details=details)
@@ -126,15 +129,15 @@ def _views(settings: ProbeSettings, context: Context) -> list[View]:
 
 
 def fit_heads(
-    classifier: Classifier, features: Floats, samples: Samples, *, assumed: Floats, seed: int
+    classifier: Classifier, views: Sequence[RowTable], samples: Samples, *, assumed: Floats, seed: int
 ) -> dict[str, float]:
     """Put logistic regressions into the last layer; return their strengths by head, the median of its tags.
 
-    Features are (N, F) or, of views, (V, N, F); `assumed` (W,) is the log of how much more frequent classes are where
+    Features are (N, F) a view; `assumed` (W,) is the log of how much more frequent classes are where
     the model is used.
     """
     codes, weights = samples.codes(), samples.weights()
-    linear = fit_linear(samples.space, features, codes, weights, seed=seed, assumed=assumed)
+    linear = fit_linear(samples.space, views, codes, weights, seed=seed, assumed=assumed)
     with torch.no_grad():
         classifier.final.weight.copy_(torch.from_numpy(linear.coefficients))
         classifier.final.bias.copy_(torch.from_numpy(linear.intercepts))

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from assay.arrays import Floats
+from assay.arrays import Floats, RowTable
 from assay.errors import PlanError
 from assay.files import write_json
 from assay.images.cache import Cache
@@ -30,6 +30,7 @@ from assay.steps.base import Context
 from assay.steps.fit_settings import VIEWS_SHARE, FitObjective, FitSettings, SamplingPlan, require_reachable
 from assay.steps.start import inference_for, inference_hardware, training_hardware
 from assay.training.devices import Hardware
+from assay.training.feature_blocks import row_blocks
 from assay.training.fit_task import Source
 from assay.training.semi_supervised import Consistency, PseudoLabelSelector, StoredViews, UnlabelledViews, Views
 from assay.training.sources import ImageSource, LabelTensors, StoredSource
@@ -127,7 +128,7 @@ def _head_on_features(
     inference = Inference(classifier, data.cache, settings.size, hardware)
     with context.processes.main_process_first():  # the others find the features on disk
         views = [
-            inference.features(known.ids, folder=context.run.cache, progress=context.progress, view=view)
+            inference.feature_table_of(known.ids, folder=context.run.cache, progress=context.progress, view=view)
             for view in views_of(settings, known.ids, data.sampling, context, settings.wanted_views)
         ]
 
@@ -146,22 +147,24 @@ def views_of(
     return [PLAIN, *(View(settings.augment, context.seed, number, chosen=by_id) for number in range(1, count))]
 
 
-def _validation_features(settings: FitSettings, classifier: Classifier, data: FitData, context: Context) -> Tensor:
+def _validation_features(settings: FitSettings, classifier: Classifier, data: FitData, context: Context) -> RowTable:
     """Return the features (N, F) of the validation images, which no epoch changes where the backbone is frozen."""
     hardware = inference_hardware(context)
     move(classifier, hardware)
     inference = Inference(classifier, data.cache, settings.size, hardware)
     with context.processes.main_process_first():  # the others find the features on disk
-        features = inference.features(data.validation.ids, folder=context.run.cache, progress=context.progress)
-    return torch.from_numpy(features)
+        names = data.validation.names
+        return inference.feature_table_of(names, folder=context.run.cache, progress=context.progress)
 
 
-def _head_logits(classifier: Classifier, features: Tensor, hardware: Hardware) -> Floats:
+def _head_logits(classifier: Classifier, features: RowTable, hardware: Hardware) -> Floats:
     """Return the logits (N, W) of features (N, F)."""
     classifier.eval()
+    logits = np.empty((features.shape[0], classifier.width), np.float32)
     with torch.inference_mode():
-        logits: Tensor = classifier.head(hardware.to_device(features))
-        return logits.float().cpu().numpy()
+        for rows, some in row_blocks(features):
+            logits[rows] = classifier.head(hardware.to_device(torch.from_numpy(some))).float().cpu().numpy()
+    return logits
 
 
 # The upper stages on activations at the boundary.

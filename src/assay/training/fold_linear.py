@@ -15,7 +15,8 @@ import scipy  # its modules are imported when they are first used
 
 from assay.arrays import Doubles, Floats, Ints
 from assay.labels.space import LabelSpace
-from assay.training.linear import loss_and_slope, moments
+from assay.training.feature_blocks import moments
+from assay.training.linear import loss_and_slope
 
 BLOCK = 20_000  # rows whose features are standardised at a time
 

@@ -18,8 +18,9 @@ import scipy  # its modules are imported when they are first used
 from scipy.special import expit
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-from assay.arrays import Bools, Doubles, Floats, Ints, Reals
+from assay.arrays import Bools, Doubles, Floats, Ints, Reals, RowTable
 from assay.labels.space import Codes, Head, LabelSpace
+from assay.training.feature_blocks import Blocks, Cells, Stacked, views_of
 
 Strengths = Mapping[str, Sequence[float]]
 """Head -> scikit-learn's C: one, or for a multi-label head one a tag; 0 where there is nothing to fit."""
@@ -51,7 +52,7 @@ class Linear:
 
 def fit_linear(
     space: LabelSpace,
-    features: Floats,
+    features: RowTable | Sequence[RowTable],
     codes: Sequence[Codes],
     weights: Floats,
     *,
@@ -62,36 +63,55 @@ def fit_linear(
     """Fit a logistic regression of every head on features (N, F), or (V, N, F) of views: multinomial, or one a tag.
 
     `codes` are one array a head and `weights` (N, H); the views of an image share its weight. Strengths are searched
-    where none are given (`find_strengths`). A class without images gets the lowest logit.
+    where none are given (`find_strengths`). A class without images gets the lowest logit. Features on disk and dense
+    targets are held a block at a time where there are many.
     """
     if strengths is None:
         strengths = find_strengths(space, features, codes, weights, seed=seed, assumed=assumed)
-    targets, cells = targets_of(space, codes, weights)
-    views = len(features) if features.ndim > 2 else 1
-    if views > 1:
-        targets, cells = np.tile(targets, (views, 1)), np.tile(cells / views, (views, 1))
-    return fit_cells(space, features.reshape(-1, features.shape[-1]), targets, cells, strengths)
+    views = views_of(features)
+
+    def cells(rows: slice) -> tuple[Floats, Floats]:
+        images = np.arange(rows.start, rows.stop) % len(weights)
+        targets, counted = targets_of(space, [known[images] for known in codes], weights[images])
+        return targets, counted if len(views) == 1 else counted / np.float32(len(views))
+
+    return _fit(space, Stacked(views), cells, strengths)
 
 
-def fit_cells(space: LabelSpace, features: Floats, targets: Floats, weights: Floats, strengths: Strengths) -> Linear:
+def fit_cells(space: LabelSpace, features: RowTable, targets: Floats, weights: Floats, strengths: Strengths) -> Linear:
     """Fit logistic regressions to targets and weights (N, W) of `targets_of`, at given strengths; see `fit_linear`."""
-    mean, scale = moments(features)
-    standard = (features - mean) / scale
-    solved = np.zeros((features.shape[1] + 1, space.width), np.float32)
+    return _fit(space, Stacked([features]), lambda rows: (targets[rows], weights[rows]), strengths)
+
+
+def _fit(space: LabelSpace, features: Stacked, cells: Cells, strengths: Strengths) -> Linear:
+    mean, scale = features.moments()
+    blocks = Blocks.of(features, (mean, scale), cells, width=space.width)
+    with_it, without = _values_known(blocks, space.width)
+    solved = np.zeros((len(mean) + 1, space.width), np.float32)
     with one_thread():
-        square = _square(standard)
+        count = features.shape[0]
+        square = _square(blocks.features(slice(0, count, max(1, count // CURVATURE_ROWS))))
         for strength, part, columns in _by_strength(space, strengths):
-            wanted, parts = targets[:, columns], weights[:, columns]
-            begin = _start(part, wanted, parts, len(solved))
-            solved[:, columns] = _minimise(part, standard, wanted, parts[:, None], square, 1 / strength, begin)[:, 0]
-    _set_constants(space, targets, weights, solved)
+            begin = _start(part, with_it[columns], len(solved))
+            solved[:, columns] = _minimise(part, blocks.one_fit(columns), square, 1 / strength, begin)[:, 0]
+    _set_constants(space, with_it, without, solved)
     coefficients = (solved[:-1].T / scale).astype(np.float32)
     return Linear(coefficients, (solved[-1] - coefficients @ mean).astype(np.float32), strengths)
 
 
+def _values_known(blocks: Blocks, width: int) -> tuple[Bools, Bools]:
+    """Return whether any image is known to have each class (W,), and whether any is known not to."""
+    with_it, without = np.zeros(width, np.bool_), np.zeros(width, np.bool_)
+    for targets, weights in map(blocks.cells, blocks.rows):
+        known = weights > 0
+        with_it |= (known & (targets > 0)).any(axis=0)
+        without |= (known & (targets < 1)).any(axis=0)
+    return with_it, without
+
+
 def find_strengths(
     space: LabelSpace,
-    features: Floats,
+    features: RowTable | Sequence[RowTable],
     codes: Sequence[Codes],
     weights: Floats,
     *,
@@ -103,9 +123,9 @@ def find_strengths(
     `assumed` (W,) is the log of how much more frequent classes are where the model is used than in the data: the loss
     is that of predictions for these frequencies. Of views (V, N, F), the first is judged.
     """
-    views = features[None] if features.ndim == 2 else features
+    views = views_of(features)
     questions = [part for head, known in zip(space, codes, strict=True) for part in head.columns(known).T]
-    order = np.random.default_rng(seed).permutation(views.shape[1])
+    order = np.random.default_rng(seed).permutation(len(weights))
     folds = np.stack([_folds(question, order) for question in questions], axis=1)  # (N, questions)
     searched = (folds >= 0).any(axis=0)
     chosen = np.array([_default(known[known >= 0]) for known in questions])
@@ -123,7 +143,7 @@ def _default(known: Ints) -> float:
 
 def _search(
     space: LabelSpace,
-    features: Floats,
+    views: Sequence[RowTable],
     codes: Sequence[Codes],
     weights: Floats,
     folds: Ints,
@@ -132,34 +152,38 @@ def _search(
 ) -> Doubles:
     """Return the best strengths of the questions `searched`, in order.
 
-    features: (V, N, F); folds: (N, questions), -1 for images left out; assumed: see `find_strengths`.
+    views: each (N, F); folds: (N, questions), -1 for images left out; assumed: see `find_strengths`.
     """
     rows = np.flatnonzero((folds >= 0).any(axis=1))
-    some = features[: max(1, SEARCH_ROWS // len(rows))]  # views
-    mean, scale = moments(some.reshape(-1, some.shape[-1]))
-    standard = ((some[:, rows] - mean) / scale).reshape(-1, some.shape[-1])
+    some = views[: max(1, SEARCH_ROWS // len(rows))]
+    mean, scale = Stacked(some).moments()
+    standard = (np.concatenate([view[rows] for view in some]) - mean) / scale
     ((_, part, columns),) = _by_strength(space, searched)
-    targets, cells = (np.tile(array[rows][:, columns], (len(some), 1)) for array in targets_of(space, codes, weights))
+    of_rows = targets_of(space, [known[rows] for known in codes], weights[rows])
+    targets, cells = (np.tile(array[:, columns], (len(some), 1)) for array in of_rows)
     cells /= len(some)
     shift = np.zeros(len(columns)) if assumed is None else assumed[columns].astype(np.float64)
     widths = [head.size if head.multiclass else 1 for head in space for _ in range(head.cells)]
     fold = np.tile(np.repeat(folds[rows], widths, axis=1)[:, columns], (len(some), 1))  # (n, W)
     first = slice(len(rows))
-    square, step = _square(standard), max(1, TOGETHER // part.width)
+    square = _square(standard[:: max(1, len(standard) // CURVATURE_ROWS)])
+    step = max(1, TOGETHER // part.width)
     starts = np.unique(np.repeat(np.arange(len(widths)), widths)[columns], return_index=True)[1]
     numbers = np.arange(FOLDS)
-    now = np.repeat(_start(part, targets, cells, standard.shape[1] + 1), FOLDS, axis=1)
+    present = np.asarray((targets * cells).any(axis=0))
+    now = np.repeat(_start(part, present, standard.shape[1] + 1), FOLDS, axis=1)
     losses: list[Doubles] = []  # of questions, by strength
     strengths = [one for one in STRENGTHS if one * len(rows) >= LEAST_PULL]
     for strength in strengths:
-        held = np.zeros(part.width)
+        lost = np.zeros(part.width)
         for among in np.split(numbers, range(step, FOLDS, step)):
             parts = cells[:, None] * (fold[:, None] != among[:, None])
-            now[:, among] = _minimise(part, standard, targets, parts, square, 1 / strength, now[:, among], rough=True)
+            held = Blocks.whole(standard, targets, parts)
+            now[:, among] = _minimise(part, held, square, 1 / strength, now[:, among], rough=True)
             for number in among:
                 outputs = standard[first] @ now[:-1, number].astype(np.float32) + now[-1, number].astype(np.float32)
-                held += _column_losses(part, outputs, targets[first], fold[first] == number, shift)
-        losses.append(np.add.reduceat(held, starts))
+                lost += _column_losses(part, outputs, targets[first], fold[first] == number, shift)
+        losses.append(np.add.reduceat(lost, starts))
         if (losses[-1] > np.min(losses, axis=0)).all():
             break  # a still weaker pull makes it worse, and takes longest
     return np.asarray(np.array(strengths)[np.argmin(losses, axis=0)])
@@ -200,11 +224,6 @@ def solver_seconds(space: LabelSpace, codes: Sequence[Codes], weights: Floats, *
     return seconds / len(rows) * space.width / some.width
 
 
-def moments(features: Floats) -> tuple[Floats, Floats]:
-    """Return means and standard deviations (F,), the latter never 0."""
-    return features.mean(axis=0), features.std(axis=0) + 1e-6
-
-
 def targets_of(space: LabelSpace, codes: Sequence[Codes], weights: Floats | None = None) -> tuple[Floats, Floats]:
     """Return targets and weights (N, W) of labels, one array of codes a head; `weights` (N, H) are those of images."""
     by_head = list(zip(space, codes, strict=True))
@@ -236,23 +255,21 @@ def one_thread() -> AbstractContextManager[object]:
 
 def _minimise(
     space: LabelSpace,
-    features: Floats,
-    targets: Floats,
-    parts: Floats,
+    blocks: Blocks,
     square: Doubles,
     pull: float,
     start: Doubles,
     *,
     rough: bool = False,
 ) -> Floats:
-    """Return coefficients (F + 1, fits, W), intercepts last, of regressions on standardised features (N, F).
+    """Return coefficients (F + 1, fits, W), intercepts last, of regressions on standardised features.
 
-    targets: (N, W); parts: weights (N, fits, W); square: mean products of features (F, F). With U'U the curvature of
-    the loss, steps are those of U times the coefficients (Hestenes & Stiefel's preconditioning, of L-BFGS).
+    square: mean products of features (F, F). With U'U the curvature of the loss, steps are those of U times the
+    coefficients (Hestenes & Stiefel's preconditioning, of L-BFGS).
     """
-    shape, width = start.shape, features.shape[1]
-    load = max(float(parts.sum(axis=0).mean()), 1e-6)  # summed weight of a fit
-    pulls = pull * _binary_factor(space, targets, parts)  # (W,)
+    shape, width = start.shape, len(start) - 1
+    load = max(float(sum(parts.sum(axis=0) for _, parts in map(blocks.cells, blocks.rows)).mean()), 1e-6)  # of a fit
+    pulls = pull * _binary_factor(space, blocks)  # (W,)
     root = scipy.linalg.cholesky(CURVATURE * load * square + pull * np.eye(width)).astype(np.float32)
     level = (CURVATURE * load) ** 0.5
 
@@ -264,11 +281,14 @@ def _minimise(
 
     def loss(flat: Doubles) -> tuple[float, Doubles]:
         now = solved(flat)
-        logits = (features @ now[:-1].reshape(width, -1) + now[-1].ravel()).reshape(parts.shape)
-        value, residual = loss_and_slope(space, logits, targets[:, None], parts)
-        slope = np.empty(shape, np.float32)
-        slope[:-1] = (features.T @ residual.reshape(len(features), -1)).reshape(width, *shape[1:]) + pulls * now[:-1]
-        slope[-1] = residual.sum(axis=0)
+        value, slope = 0.0, np.zeros(shape, np.float32)
+        for features, targets, parts in blocks:
+            logits = (features @ now[:-1].reshape(width, -1) + now[-1].ravel()).reshape(parts.shape)
+            added, residual = loss_and_slope(space, logits, targets[:, None], parts)
+            slope[:-1] += (features.T @ residual.reshape(len(features), -1)).reshape(width, *shape[1:])
+            slope[-1] += residual.sum(axis=0)
+            value += added
+        slope[:-1] += pulls * now[:-1]
         value += 0.5 * float((pulls * now[:-1] ** 2).sum(dtype=np.float64))
         return value / load, solved(slope, trans=1).ravel().astype(np.float64) / load
 
@@ -280,10 +300,9 @@ def _minimise(
     return solved(best.x)
 
 
-def _start(space: LabelSpace, targets: Floats, weights: Floats, depth: int) -> Doubles:
-    """Return coefficients (depth, 1, W) of 0, with the intercepts of classes without images."""
+def _start(space: LabelSpace, present: Bools, depth: int) -> Doubles:
+    """Return coefficients (depth, 1, W) of 0, with the intercepts of classes without images: not `present` (W,)."""
     start = np.zeros((depth, 1, space.width))
-    present = np.asarray((targets * weights).any(axis=0))
     for head, columns in space.each():
         if head.multiclass:
             start[-1, 0, columns] = np.where(present[columns], 0, ABSENT)
@@ -332,15 +351,15 @@ def _column_losses(space: LabelSpace, logits: Floats, targets: Floats, among: Bo
 
 
 def _square(standard: Floats) -> Doubles:
-    """Return the mean products (F, F) of features, over some of the images where there are many."""
-    some = standard[:: max(1, len(standard) // CURVATURE_ROWS)]
-    return (some.T @ some).astype(np.float64) / max(1, len(some))
+    """Return the mean products (F, F) of features."""
+    return (standard.T @ standard).astype(np.float64) / max(1, len(standard))
 
 
-def _binary_factor(space: LabelSpace, targets: Floats, parts: Floats) -> Floats:
+def _binary_factor(space: LabelSpace, blocks: Blocks) -> Floats:
     """Return what multiplies the pull on each column (W,): 2 where two classes share what one row would bear."""
-    factor = np.ones(space.width, np.float32)
-    present = np.asarray(((targets > 0) & np.asarray((parts > 0).any(axis=1))).any(axis=0))  # (W,)
+    factor, present = np.ones(space.width, np.float32), np.zeros(space.width, np.bool_)
+    for targets, parts in map(blocks.cells, blocks.rows):
+        present |= ((targets > 0) & np.asarray((parts > 0).any(axis=1))).any(axis=0)
     for head, columns in space.each():
         if head.multiclass and present[columns].sum() == 2:
             factor[columns] = 2
@@ -366,10 +385,8 @@ def _of_heads(space: LabelSpace, strengths: Doubles) -> dict[str, tuple[float, .
     return {head.name: tuple(part.tolist()) for head, part in zip(space, np.split(strengths, ends[:-1]), strict=True)}
 
 
-def _set_constants(space: LabelSpace, targets: Floats, weights: Floats, solved: Floats) -> None:
-    """Let classes without images, and tags of which one value alone is known, be constants."""
-    known = weights > 0
-    with_it, without = (np.asarray((known & some).any(axis=0)) for some in (targets > 0, targets < 1))
+def _set_constants(space: LabelSpace, with_it: Bools, without: Bools, solved: Floats) -> None:
+    """Let classes without images, and tags of which one value alone is known, be constants; see `_values_known`."""
     for head, columns in space.each():
         if head.multiclass:
             constant = ~with_it[columns] if with_it[columns].sum() != 1 else np.ones(head.size, np.bool_)

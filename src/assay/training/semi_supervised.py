@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from assay.arrays import Bools, Doubles, Ints, Reals
+from assay.arrays import Bools, Doubles, Ints, Reals, RowTable
 from assay.images.augment import Erase, RandAugment, Variation, augment
 from assay.images.cache import Cache
 from assay.labels.space import Codes, Head
@@ -32,7 +32,7 @@ from assay.settings import Settings
 from assay.training.devices import Hardware
 from assay.training.objective import Objective, Targets, counts, dense
 from assay.training.processes import Machine
-from assay.training.sources import RowTable, augmentation_keys
+from assay.training.sources import augmentation_keys
 
 STRONG = {"rand_augment": RandAugment(n=2, magnitude="random"), "erase": Erase(probability=1.0, area=(0.02, 0.25))}
 """The augmentations that a strong view adds: two operations of any strength, and a patch of up to a quarter."""

@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from assay.arrays import Floats, Ints, Keys
+from assay.arrays import Floats, Ints, Keys, RowTable
 from assay.images.augment import Augment, augment, image_keys
 from assay.images.cache import Cache
 from assay.images.mix import Mix, mix, shares
@@ -165,15 +165,6 @@ class ImageSource(MixingSource):
         pixels = pixels.to(self.hardware.device, non_blocking=True)
         chosen = None if self.chosen is None else self.chosen[images]
         return augment(pixels, self.keys(epoch, rows, 0), size=self.size, settings=self.augment, chosen=chosen)
-
-
-class RowTable(Protocol):
-    """Numbers of images by row: an array, or rows on disk."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __getitem__(self, rows: Ints) -> Floats: ...
 
 
 @dataclass(frozen=True, kw_only=True)
