@@ -41,7 +41,10 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class Work:
-    """A command on shards, what it leaves (patterns of files that are compared), and what is deleted before a trial."""
+    """A command on shards, what it leaves (patterns of files that are compared), and what is deleted before a trial.
+
+    What a killed process has left unfinished is none of it: a later command removes that, ten minutes after.
+    """
 
     arguments: tuple[str, ...]
     leaves: tuple[str, ...]
@@ -51,20 +54,22 @@ class Work:
 
 
 WORKS = {
-    "index": Work(("--index", "indexed"), ("indexed/.assay/shards/*",), ("indexed/.assay",), module="benchmarks.kills"),
+    "index": Work(
+        ("--index", "indexed"), ("indexed/.assay/shards/*.parquet",), ("indexed/.assay",), module="benchmarks.kills"
+    ),
     "predictions": Work(
         ("predict", "model", "shards", "--out", "out.parquet", "--workers", "2"),
-        ("out.parquet", "shards/.assay/shards/*"),
+        ("out.parquet", "shards/.assay/shards/*.parquet"),
         ("out.parquet", "out.parts", "shards/.assay"),
     ),
     "features": Work(
         ("predict", "model", "shards", "--out", "out.parquet", "--features", "--workers", "2"),
-        ("out.parquet", "shards/.assay/shards/*"),
+        ("out.parquet", "shards/.assay/shards/*.parquet"),
         ("out.parquet", "out.parts", "shards/.assay"),
     ),
     "audit": Work(
         ("audit", "shards", "--out", "audit", "--workers", "2"),
-        ("audit/audit.json", "audit/samples.parquet", "audit/groups.csv", "audit/shards/*"),
+        ("audit/audit.json", "audit/samples.parquet", "audit/groups.csv", "audit/shards/*.parquet"),
         ("audit", "shards/.assay"),
     ),
     "fit": Work(

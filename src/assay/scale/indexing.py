@@ -11,7 +11,7 @@ import polars as pl
 
 from assay.errors import DataError
 from assay.labels.left_out import LeftOut
-from assay.labels.readers.shard_index import index_files, is_small, write_index
+from assay.labels.readers.shard_index import index_files, index_table, is_small
 from assay.labels.readers.shards import distinct_names, expand_listed, index_folder
 from assay.messages import printable
 from assay.progress import Progress, stage
@@ -25,7 +25,8 @@ class IndexShard:
     column: str | None = None  # of the images in Parquet files
 
     def __call__(self, job: Job, result: Path) -> None:
-        write_index(job.shard.address, job.shard.state, self.column, str(result))
+        table, metadata = index_table(job.shard.address, self.column)
+        table.write_parquet(result, metadata=metadata)
 
 
 @dataclass(frozen=True)

@@ -138,12 +138,17 @@ def _in_process(jobs: Sequence[tuple[str, str, str | None, str]]) -> None:
 
 def write_index(text: str, state: str, column: str | None, file: str) -> None:
     """Index a shard and write what is known of it, whole or not at all. Raises DataError."""
+    table, metadata = index_table(text, column)
+    with whole(Path(file)) as beside:
+        table.write_parquet(beside, metadata=metadata)
+
+
+def index_table(text: str, column: str | None) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Return what is known of a shard, as the rows and the metadata of a Parquet file. Raises DataError."""
     with open_shard(text) as content, reaching(text) if is_address(text) else nullcontext():
         rows, chosen, labels = (_of_parquet if text.endswith(PARQUET) else _of_tar)(text, content, column)
         table = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-    about = json.dumps({"column": chosen, "labels": labels})
-    with whole(Path(file)) as beside:
-        table.write_parquet(beside, metadata={"assay": about})
+    return table, {"assay": json.dumps({"column": chosen, "labels": labels})}
 
 
 def read_index(shard: Shard, file: Path) -> Index:
