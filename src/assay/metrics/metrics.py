@@ -198,8 +198,9 @@ def probabilities_of(space: LabelSpace, logits: Reals) -> Floats:
         for head, columns in space.each():
             exact = logits[rows, columns].astype(np.float64)
             if head.multiclass:
-                powers = np.exp(exact - exact.max(axis=1, keepdims=True))
-                result[rows, columns] = powers / powers.sum(axis=1, keepdims=True)
+                exact -= exact.max(axis=1, keepdims=True)
+                np.exp(exact, out=exact)
+                result[rows, columns] = exact / exact.sum(axis=1, keepdims=True)
             else:
                 result[rows, columns] = 0.5 * (1 + np.tanh(0.5 * exact))  # the sigmoid, without overflow
     return result
@@ -208,7 +209,8 @@ def probabilities_of(space: LabelSpace, logits: Reals) -> Floats:
 def _tallies(space: LabelSpace, codes: Sequence[Codes], probabilities: Reals, thresholds: Thresholds) -> list[Tally]:
     if probabilities.shape[1:] != (space.width,) or any(len(known) != len(probabilities) for known in codes):
         raise ValueError(f"probabilities {probabilities.shape} do not fit {len(codes)} heads of width {space.width}")
-    broken = int((~np.isfinite(probabilities).all(axis=1)).sum())
+    blocks = (probabilities[rows] for rows in row_blocks(probabilities))
+    broken = sum(int((~np.isfinite(some).all(axis=1)).sum()) for some in blocks)
     if broken:
         raise TrainingError(
             f"The model's probabilities for {broken} of {len(probabilities)} images are not finite numbers and "

@@ -33,7 +33,7 @@ from assay.metrics.estimates import (
 from assay.metrics.intervals import Estimate
 
 TOP = 5
-BLOCK = 1 << 22  # numbers of a block of rows: what is computed of it takes 32 MB at a time
+BLOCK = 1 << 20  # numbers of a block of rows: what is computed of it takes 8 MB at a time
 
 
 def f1(hits: Reals, predicted: Reals, support: Reals) -> Reals:

@@ -162,7 +162,7 @@ def linear_probabilities(space: LabelSpace, codes: Sequence[Codes], *, train: Re
                 fitted.fit(train_features[rows], labels, sample_weight=counts)
                 if head.multiclass:
                     probabilities[:, columns] = 0.0
-                for block in row_blocks(probabilities):
+                for block in row_blocks(val):  # whose rows are wider than the logits, or about as wide
                     outputs = fitted.predict_proba(((val[block] - mean) / spread).astype(np.float32))
                     if head.multiclass:
                         probabilities[block, columns.start + classes] = outputs

@@ -59,7 +59,7 @@ class Predictions:
     @property
     def cuts(self) -> Floats:
         """The thresholds of each image (N, width), read-only."""
-        return np.broadcast_to(self.thresholds, self.logits.shape)
+        return np.broadcast_to(self.thresholds, self.probabilities.shape)
 
     def _cells(self, row: int) -> list[str]:
         if self.ids[row] in self.unreadable:

@@ -10,6 +10,7 @@ import numpy as np
 from assay.arrays import Bools, Ints, Reals
 from assay.labels.space import Head
 from assay.messages import plain
+from assay.metrics.tallies import row_blocks
 from assay.run.contents import LabelledPredictions
 
 OUTCOMES = ("found", "missed", "given wrongly", "rightly absent")
@@ -41,7 +42,7 @@ def misses(labelled: LabelledPredictions, head: Head, position: int) -> Miss:
     codes, probabilities, thresholds = labelled.of(head)
     decided = head.decide(probabilities, thresholds)
     known = head.decided(codes)[:, position]
-    present, predicted = (head.present(one)[:, position] for one in (codes, decided))
+    present, predicted = (one == position if head.multiclass else one[:, position] == 1 for one in (codes, decided))
     wrong = np.flatnonzero(present & ~predicted)
     others = np.flatnonzero(predicted & known & ~present)
     taken = Counter(decided[wrong].tolist()) if head.multiclass else Counter[int]()
@@ -83,8 +84,10 @@ def least_certain(labelled: LabelledPredictions, head: Head, most: int) -> list[
     """Return the predictions nearest to another one: the two most probable classes, or a tag nearest its threshold."""
     codes, probabilities, thresholds = labelled.of(head)
     if head.multiclass:
-        top = np.partition(probabilities, -2, axis=1)[:, -2:]
-        margin = top[:, 1] - top[:, 0]
+        margin = np.empty(len(probabilities), probabilities.dtype)
+        for rows in row_blocks(probabilities):
+            top = np.partition(probabilities[rows], -2, axis=1)[:, -2:]
+            margin[rows] = top[:, 1] - top[:, 0]
     else:
         margin = np.abs(probabilities - thresholds)
     return _lowest(labelled, head, np.where(codes >= 0, margin, np.inf), most)
@@ -93,8 +96,8 @@ def least_certain(labelled: LabelledPredictions, head: Head, most: int) -> list[
 def most_confident(labelled: LabelledPredictions, head: Head) -> str | None:
     """Return the image with the surest prediction among those without an error; of tags, by the surest it has."""
     codes, probabilities, _ = labelled.of(head)
-    present = head.present(codes)
-    right = present.any(axis=1) & ~wrong_by_image(labelled)
+    present = codes >= 0 if head.multiclass else codes == 1
+    right = head.any_cell(present) & ~wrong_by_image(labelled)
     if not right.any():
         return None
     sure = probabilities if head.multiclass else np.where(present, probabilities, 0)

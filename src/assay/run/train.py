@@ -128,6 +128,9 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
                 drop_other_edits(prepared.ledger.path, state.done)
                 _tidy_cache(prepared.context, budgeted=staging is not None)
                 new = _finish(state, prepared, memory=memory, began=began, open_test=open_test, staging=staging)
+                del prepared, state, staging, further  # the table of images, which the page reads anew
+                if isinstance(log, _Log):
+                    log.staging = None
                 return_freed_memory()
                 if new and draw is not None:
                     # No page for a variant or a trial, of which there are many.
@@ -284,6 +287,7 @@ def _finish(
         trained = context.as_read.part("train")
         test = test_scores(run, samples, trained, device=context.device, progress=context.progress)
     now = predictions_of(steps[chosen], samples, run) if chosen else None
+    return_freed_memory()  # of reading them
     ledger = Ledger.read(context.ledger)
     RunMetrics(
         key=key,

@@ -13,6 +13,7 @@ from assay.errors import DataError
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.metrics.intervals import Metric
+from assay.metrics.tallies import Tally
 from assay.models.ensemble import Model
 from assay.models.uncertainty import Uncertainty
 from assay.predictions.calibration import at_temperature, probabilities_at, settled_temperature, temperature
@@ -44,27 +45,33 @@ def run(settings: CalibrateSettings, state: State, context: Context) -> StepResu
     temperatures = np.ones_like(rule.temperature)
     of_images = np.ones((len(logits), len(space)), np.float32)  # a temperature a head
     details: dict[str, dict[str, object]] = {}
-    for index, head, columns in heads_named(space, settings.heads, step="calibrate"):
-        known, outputs = codes[index], logits[:, columns]
-        if not head.known(known).any():
+    named = heads_named(space, settings.heads, step="calibrate")
+    for index, head, _ in named:
+        if not head.known(codes[index]).any():
             raise DataError(
                 f"calibrate: {head.name}: no validation image has a known label under this head. "
                 "Raise split.val, or name the other heads under heads."
             )
-        choose = partial(settled_temperature, head)
-        temperatures[columns] = choose(known, outputs)
-        if temperatures[columns][0] == 1 and (best := temperature(head, known, outputs)) != 1:
-            context.progress.line(
-                f"  {head.name}: {int(head.known(known).sum()):,} labelled validation images do not determine a "
-                f"temperature (the best would be {best:.3g}): it stays 1. Hold back more with split.val."
-            )
-        of_images[:, [index]] = cross_fitted(known, outputs, choose, folds=settings.folds, seed=context.seed)
-        chosen = temperatures[columns][0]
-        details[head.name] = _details(head, known, outputs, chosen, of_images[:, [index]], context=context)
     for index, (head, columns, known) in enumerate(space.each(codes)):
-        probabilities = probabilities_at(LabelSpace((head,)), logits[:, columns], of_images[:, [index]])
-        details.setdefault(head.name, {})["sets"] = _sets(head, known, probabilities, context)
-        del probabilities  # of 50,000 images and 1,000 classes 200 MB
+        alone, outputs, details[head.name] = LabelSpace((head,)), logits[:, columns], {}
+        before: Tally | None = None
+        if index in [one for one, _, _ in named]:
+            choose = partial(settled_temperature, head)
+            temperatures[columns] = choose(known, outputs)
+            if temperatures[columns][0] == 1 and (best := temperature(head, known, outputs)) != 1:
+                context.progress.line(
+                    f"  {head.name}: {int(head.known(known).sum()):,} labelled validation images do not determine a "
+                    f"temperature (the best would be {best:.3g}): it stays 1. Hold back more with split.val."
+                )
+            of_images[:, [index]] = cross_fitted(known, outputs, choose, folds=settings.folds, seed=context.seed)
+            before = decision_tally(head, known, probabilities_at(alone, outputs, np.ones(1)))
+        # Once for tally and sets, and one at a time: of 50,000 images and 1,000 classes 200 MB.
+        probabilities = probabilities_at(alone, outputs, of_images[:, [index]])
+        if before is not None:
+            after = decision_tally(head, known, probabilities)
+            details[head.name] |= _details(head, before, after, temperatures[columns][0], context=context)
+        details[head.name]["sets"] = _sets(head, known, probabilities, context)
+        del probabilities
     uncertainty = _uncertainty(settings, validated, temperatures, context, labelled_parts(state.samples)[0])
     scaled = np.empty_like(logits)
     for index, (_, columns) in enumerate(space.each()):
@@ -153,12 +160,8 @@ def _sets(head: Head, codes: Codes, probabilities: Reals, context: Context) -> l
     return scores
 
 
-def _details(
-    head: Head, codes: Codes, logits: Reals, chosen: float, of_images: Reals, *, context: Context
-) -> dict[str, object]:
+def _details(head: Head, before: Tally, after: Tally, chosen: float, *, context: Context) -> dict[str, object]:
     """Return the temperature of one head and its gain in loss, for done.json; print them."""
-    space = LabelSpace((head,))
-    before, after = (decision_tally(head, codes, probabilities_at(space, logits, by)) for by in (np.ones(1), of_images))
     better = gain(before, after, "nll")
     old, new = before.values(), after.values()
     context.progress.line(
