@@ -13,13 +13,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import typer.testing
+import vl_convert
 from PIL import Image
 from safetensors import safe_open
 from typer.testing import CliRunner
@@ -146,6 +148,19 @@ def finish(disk: Disk, command: list[str], filled: Iterator[AbstractContextManag
     return said
 
 
+def drawn_once(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """The same drawings are asked for again and again, and only the files that they go to are of interest here."""
+    kept: dict[str, Any] = {}
+
+    def drawn(given: Any, **options: Any) -> Any:
+        key = json.dumps([given, options], sort_keys=True)
+        if key not in kept:
+            kept[key] = draw(given, **options)
+        return kept[key]
+
+    return drawn
+
+
 def main() -> None:
     """Fill the disks in every command."""
     from assay.postponed import postpone
@@ -155,6 +170,8 @@ def main() -> None:
     from assay.run import train
 
     typer.testing._get_command = functools.cache(typer.testing._get_command)  # it reads all signatures
+    vl_convert.vegalite_to_svg = drawn_once(vl_convert.vegalite_to_svg)
+    vl_convert.svg_to_png = drawn_once(vl_convert.svg_to_png)
     files.SPARE = -PLENTY  # or it would be refused beforehand, and never be tried
     train.baselines = lambda *given, **options: {}  # they write nothing
     for folder in map(Path, sys.argv[1:]):

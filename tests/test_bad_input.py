@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import itertools
 import json
 import os
 import re
@@ -223,28 +224,31 @@ def test_a_disk_too_full_to_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [path for path in Path("run/cache").iterdir() if path.suffix != ".json"]
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_disk_that_fills_up_during_a_run(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_during_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     images()
     assert train(plan(FIT + FIT), "--run", "whole").exit_code == 0
-    real, calls, failed = getattr(os, call), [0], 0
+    left, failed = {"fsync": 0, "replace": 0}, 0
 
-    def counting(*given: Any, **named: Any) -> Any:
-        calls[0] -= 1
-        if calls[0] == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(*given, **named)
+    def counting(call: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*given: Any, **named: Any) -> Any:
+            left[call] -= 1
+            if left[call] == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*given, **named)
 
-    monkeypatch.setattr(f"assay.files.os.{call}", counting)
-    for moment in (1, 2, 5, 6, 9, 12, 3, 14, 400):
-        calls[0] = moment
+        return counted
+
+    for call in left:
+        monkeypatch.setattr(f"assay.files.os.{call}", counting(call, getattr(os, call)))
+    for call, moment in (*itertools.product(left, (1, 5, 9, 3)), ("fsync", 12), ("replace", 14), ("replace", 400)):
+        left[call] = moment
         done = train(plan(FIT + FIT))
         if done.exit_code == 0:
             break
         failed += 1
         refused(done, "the disk is full", "was written before is intact", "[Ff]ree some space")
         _readable(Path("run"))
-    assert failed >= 6
+    assert failed >= 8
     assert done.exit_code == 0, done.output
     same = Path("whole/model/model.safetensors").read_bytes() == Path("run/model/model.safetensors").read_bytes()
     assert same
@@ -330,21 +334,22 @@ def test_broken_images_get_a_row_that_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["two words", 'it\'s "quoted"', "Grün 葉 🌱", "two\nlines", "-dash", "[50%] {x}", "a,b;c"]
+    "names", [("-dash", 'it\'s "quoted"', "two words"), ("two\nlines", "Grün 葉 🌱"), ("[50%] {x}", "a,b;c")]
 )
-def test_odd_names_train_and_predict(name: str) -> None:
+def test_odd_names_train_and_predict(names: tuple[str, ...]) -> None:
     images()
-    Path("images/red").rename(Path("images") / name)
-    for number in range(6):
-        (Path("images") / name / f"{number}.png").rename(Path("images") / name / f"{name} {number}.png")
-    run = f"./{name}"  # of the same name
+    for colour, name in zip(("red", "green", "blue"), names, strict=False):
+        Path("images", colour).rename(Path("images") / name)
+        for number in range(6):
+            (Path("images") / name / f"{number}.png").rename(Path("images") / name / f"{name} {number}.png")
+    run = f"./{''.join(names)}"  # of the same names
     done = train(plan(), "--run", run)
     assert done.exit_code == 0, done.output
     done = CliRunner().invoke(cli.app, ["predict", run, "images", "--out", "labels.csv", "--device", "cpu"])
     assert done.exit_code == 0, done.output
     with open("labels.csv", newline="", encoding="utf-8") as file:
         rows = {row["image"]: row["label"] for row in csv.DictReader(file)}
-    assert rows[f"{name}/{name} 0.png"] == name
+    assert [rows[f"{name}/{name} 0.png"] for name in names] == list(names)
     assert len(rows) == 18
 
 

@@ -22,7 +22,7 @@ cache: {{limit: 1}}
 {more}
 steps:
   - probe: {{size: 32}}
-  - clean_labels: {{size: 32, action: drop}}
+  - clean_labels: {{size: 32, by: neighbours, action: drop}}
   - fit: {{size: 32, epochs: 2}}
 """
 
