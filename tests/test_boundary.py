@@ -26,8 +26,8 @@ from assay.predictions import image_rows
 from assay.predictions.image_rows import Table, kept_rows, make_room, room_for_activations, uncomputed
 from assay.predictions.predict import Predictions
 from assay.progress import Lines, NoProgress
-from assay.steps.base import read_history
 from assay.steps.fit_settings import FitSettings
+from assay.steps.history import read_history
 from factories import noise_batch, write_images
 
 # The split of a network.

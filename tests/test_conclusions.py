@@ -35,7 +35,7 @@ from assay.run.conclusions import (
 )
 from assay.run.contents import LabelledPredictions
 from assay.run.records import Alternative, DoneRecord, RunMetrics
-from assay.steps.base import write_history
+from assay.steps.history import write_history
 from factories import make_samples, write_images
 
 HEAD = Head("label", ("ant", "bee"))

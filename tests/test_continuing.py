@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from assay.steps.base import read_history
+from assay.steps.history import read_history
 from assay.training.checkpoint import Average, optimizer_tensors, restore_optimizer
 from factories import write_images
 from test_streamed import in_shards

@@ -30,7 +30,7 @@ from assay.predictions.inference import Inference
 from assay.predictions.predict import Predictions
 from assay.progress import NoProgress
 from assay.report import charts
-from assay.steps.base import write_history
+from assay.steps.history import write_history
 from assay.training.checkpoint import save_tensors
 from assay.training.devices import Hardware
 from factories import read_folder, write_images

@@ -12,7 +12,7 @@ import pytest
 
 import assay
 from assay.files import write_text
-from assay.steps.base import read_history
+from assay.steps.history import read_history
 
 CHOICES = {
     "loss": [

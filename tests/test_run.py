@@ -25,7 +25,7 @@ from assay.predictions.predict import Predictions
 from assay.predictions.predictor import Predictor
 from assay.progress import Lines
 from assay.report.charts import PARTS, on_one_axis
-from assay.steps.base import read_history
+from assay.steps.history import read_history
 from assay.training.optimizers import OPTIMIZERS
 from assay.training.schedules import SCHEDULES
 from factories import COLOURS, write_images, write_noise

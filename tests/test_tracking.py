@@ -21,7 +21,7 @@ from assay.plan.plan import json_schema, parse, to_yaml
 from assay.progress import Lines
 from assay.run import tracking
 from assay.run.tracking import TrackerState, epoch_values
-from assay.steps.base import read_history
+from assay.steps.history import read_history
 
 FITS = ("fit: {size: 32, freeze: backbone, epochs: 2, batch: 8}", "fit: {size: 32, epochs: 2, batch: 16, lr: 1e-3}")
 NAMES = ["01-fit", "02-fit"]

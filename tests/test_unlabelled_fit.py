@@ -22,8 +22,8 @@ from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.progress import NoProgress
 from assay.report.charts import on_one_axis
-from assay.steps.base import read_history
 from assay.steps.fit_settings import FitSettings, require_reachable
+from assay.steps.history import read_history
 from assay.training.losses import ByHead
 from assay.training.semi_supervised import UnlabelledSettings
 from factories import COLOURS, write_images

@@ -19,7 +19,7 @@ from assay.progress import ForwardingProgress, GivenUpError, Lines, NoProgress, 
 from assay.run.environment import lock
 from assay.run.train import Run
 from assay.run.train import load as load_run
-from assay.steps.base import read_history
+from assay.steps.history import read_history
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial

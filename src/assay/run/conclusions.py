@@ -34,7 +34,7 @@ from assay.run.records import (
     best_alternative,
     newest_search,
 )
-from assay.steps.base import read_history
+from assay.steps.history import read_history
 
 Take = Literal["best_step", "last_step"]
 

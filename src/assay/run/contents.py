@@ -27,7 +27,7 @@ from assay.models.ensemble import Model, load_model
 from assay.plan import yaml_lines
 from assay.predictions.predict import Predictions, score_predictions
 from assay.run.records import DoneRecord, RunMetrics, Scores
-from assay.steps.base import history_table, read_history
+from assay.steps.history import history_table, read_history
 
 CONTAINER_STEPS = ("repeat",)
 """Steps whose metrics are those of the last step in them."""

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import polars as pl
 from pydantic import SerializationInfo, SerializeAsAny, model_serializer
 
 from assay.errors import PlanError
-from assay.files import RunFolder, StepFolder, StepName, whole
+from assay.files import RunFolder, StepFolder, StepName
 from assay.images.cache import Cache, append_images
 from assay.images.decode import Resize
 from assay.images.streamed import StreamedImages
@@ -202,42 +201,3 @@ def require_cache(images: Cache) -> None:
     """Raise PlanError where there is none that images could be added to."""
     if isinstance(images, StreamedImages):
         raise PlanError("Synthetic images are added to a cache, and these images have none. Raise `cache.limit`.")
-
-
-# The metrics of every epoch, a row for each.
-
-HISTORY_COLUMNS = {
-    "step": pl.String,
-    "epoch": pl.Int64,
-    "part": pl.String,
-    "name": pl.String,
-    "value": pl.Float64,
-    "best": pl.Boolean,
-}
-
-
-def history_table(step: str, epochs: Sequence[dict[str, Any]]) -> pl.DataFrame:
-    """Return the history of a fit; `best` is true in the epoch that validation chose."""
-    best = max((row["epoch"] for row in epochs if row["best"]), default=0)
-    rows = [
-        (step, row["epoch"], part, name, value, row["epoch"] == best)
-        for row in epochs
-        for part, metrics in [
-            ("training", row["training"] | {"lr": row["lr"], "seconds": row["seconds"]}),
-            ("validation", row["validation"]),
-            ("unlabelled", row.get("unlabelled", {})),
-        ]
-        for name, value in metrics.items()
-    ]
-    return pl.DataFrame(rows, schema=HISTORY_COLUMNS, orient="row")
-
-
-def write_history(path: Path, step: str, epochs: Sequence[dict[str, Any]]) -> None:
-    """Write the history of a fit as CSV."""
-    with whole(path) as beside:
-        history_table(step, epochs).write_csv(beside)
-
-
-def read_history(path: Path) -> pl.DataFrame:
-    """Read a history as `write_history` writes it."""
-    return pl.read_csv(path, schema_overrides=HISTORY_COLUMNS, glob=False)

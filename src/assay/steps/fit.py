@@ -26,8 +26,9 @@ from assay.models.backbones import freeze, set_training_mode, stages
 from assay.models.classifier import Classifier
 from assay.models.trained_model import TrainedModel, training_hashes
 from assay.predictions.predict import Predictions
-from assay.steps.base import Context, State, Step, StepResult, write_history
+from assay.steps.base import Context, State, Step, StepResult
 from assay.steps.fit_settings import FitObjective, FitSettings, check_fit, fit_objective, sampling_plan
+from assay.steps.history import write_history
 from assay.steps.pseudo_label import soft_targets
 from assay.steps.start import classifier_for, describe_network, labelled_parts, trained_before
 from assay.steps.trainable import FitData, Trainable, consistency_of, trainable, unlabelled_images
