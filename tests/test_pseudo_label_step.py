@@ -23,7 +23,7 @@ from assay.metrics.intervals import Metric
 from assay.predictions.predict import Predictions
 from assay.repair.pseudo_labels import All, choose_pseudo_labels
 from assay.run.train import Run
-from assay.steps.pseudo_label import soft_targets, write_soft_targets
+from assay.steps.soft_targets import soft_targets, write_soft_targets
 from assay.training.sources import LabelTensors
 from factories import COLOURS, write_images
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from assay.apps.review.queues import suspect_groups
 from assay.arrays import Doubles, Ints
 from assay.labels.space import Head
 from assay.repair.wrong_probability import (
@@ -12,7 +13,6 @@ from assay.repair.wrong_probability import (
     mislabelled,
     noise_matrix,
     prior_wrong,
-    suspect_groups,
     true_posterior,
     wrong_by_decisions,
     wrong_labels,

@@ -1,4 +1,4 @@
-"""The probability that a label is wrong, and the order in which to look at those that may be.
+"""The probability that a label is wrong.
 
 Of a cell of given value g and probabilities p of its true value, by models that did not learn from it, the true value
 is y with a probability proportional to p[y] x P(g | y). P(given | true), the noise matrix, and what the labels mean are
@@ -8,7 +8,6 @@ estimated in turn (Raykar et al. 2010, "Learning from Crowds", with one annotato
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit
@@ -19,14 +18,12 @@ from assay.metrics.remaining import CLIP, log_odds, logistic_map
 
 COUNTED = 2.0  # labels a pair of values counts as before any
 FREEDOM = (1.0, 0.3, 0.3, 0.3, 0.3)  # standard deviations of the coefficients of `wrong_by_decisions`
-OPENING = 6  # looks that opening a group costs
 ROUNDS = 3  # of noise and posterior
 AT_FIRST = 0.05  # of the labels that are wrong, before noise is estimated
 POWERS = tuple(np.geomspace(0.7, 7.0, 13).tolist())  # of probabilities, for `calibrated_wrong`
 DIRECT = 0.25  # of what the judge says itself: best on planted noise of ten kinds, see the results
 STEPS = 10  # of noise and posterior, at each
 ENOUGH = 5_000  # labels to estimate a noise matrix by
-PAGE = 48  # images that are looked at together
 
 
 def true_posterior(probabilities: Reals, given: Ints, noise: Reals) -> Doubles:
@@ -175,38 +172,3 @@ def wrong_by_decisions(prior: Reals, views: Sequence[Reals], given: Ints, decide
     offset = log_odds(prior)
     coefficients, _ = logistic_map(design[decided], wrong, offset=offset[decided], deviations=np.array(FREEDOM))
     return np.asarray(expit(offset + design @ coefficients))
-
-
-@dataclass(frozen=True, eq=False)
-class SuspectGroup:
-    """Labels of one given and one suggested value: rows, the most suspicious first, and how many are expected wrong."""
-
-    given: int
-    suggested: int
-    rows: Ints
-    expected: float
-
-
-def suspect_groups(
-    given: Ints, suggested: Ints, wrong: Reals, undecided: Bools, *, page: int = PAGE
-) -> list[SuspectGroup]:
-    """Return the undecided labels by given and suggested value, the group first whose first page finds most a look.
-
-    given, suggested: (n,) values of cells; wrong: (n,) the probability that the given one is wrong, NaN where it is not
-    known. A page of one group is accepted with few keys; a page of mixed suggestions is not.
-    """
-    rows = np.flatnonzero(undecided & np.isfinite(wrong) & (given >= 0))
-    rows = rows[np.argsort(-wrong[rows], kind="stable")]
-    pairs = np.stack([given[rows], suggested[rows]], axis=1)
-    names, index = np.unique(pairs, axis=0, return_inverse=True)
-    members = [rows[index.ravel() == number] for number in range(len(names))]
-    groups = [
-        SuspectGroup(int(pair[0]), int(pair[1]), of_pair, float(wrong[of_pair].sum()))
-        for pair, of_pair in zip(names, members, strict=True)
-    ]
-    return sorted(groups, key=lambda group: -finds_a_look(wrong[group.rows[:page]]))
-
-
-def finds_a_look(wrong: Reals) -> float:
-    """Return the wrong labels that a look at a page of a group is expected to find, by its probabilities (n,)."""
-    return float(wrong.sum()) / (len(wrong) + OPENING)

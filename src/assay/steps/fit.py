@@ -29,7 +29,7 @@ from assay.predictions.predict import Predictions
 from assay.steps.base import Context, State, Step, StepResult
 from assay.steps.fit_settings import FitObjective, FitSettings, check_fit, fit_objective, sampling_plan
 from assay.steps.history import write_history
-from assay.steps.pseudo_label import soft_targets
+from assay.steps.soft_targets import soft_targets
 from assay.steps.start import classifier_for, describe_network, labelled_parts, trained_before
 from assay.steps.trainable import FitData, Trainable, consistency_of, trainable, unlabelled_images
 from assay.training import loop, optimizers

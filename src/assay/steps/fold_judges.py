@@ -29,7 +29,7 @@ from assay.repair.suspects import judgeable, soft_labels
 from assay.steps.base import Context, State, StepPlan
 from assay.steps.ensemble_members import MemberPlan, train_member
 from assay.steps.fit_settings import FitSettings
-from assay.steps.pseudo_label import write_soft_targets
+from assay.steps.soft_targets import write_soft_targets
 from assay.steps.start import bare_classifier, inference_hardware
 from assay.training.optimizers import AdamW
 

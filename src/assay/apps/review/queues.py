@@ -10,9 +10,10 @@ import numpy as np
 from assay.arrays import Bools, Floats, Ints, Reals
 from assay.labels.space import Codes, Head, LabelSpace, conflicting
 from assay.repair.duplicates import clusters
-from assay.repair.wrong_probability import PAGE, finds_a_look, suspect_groups
 
 SEED = 0
+OPENING = 6  # looks that opening a group costs
+PAGE = 48  # images that are looked at together
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,3 +228,35 @@ def settled(decided: Bools) -> Queue:
 
 def _descending(rows: Ints, values: Reals) -> Ints:
     return rows[np.argsort(-values[rows], kind="stable")]
+
+
+# Suspect labels by given and suggested value.
+
+
+@dataclass(frozen=True, eq=False)
+class SuspectGroup:
+    """Labels of one given and one suggested value: rows, the most suspicious first."""
+
+    given: int
+    suggested: int
+    rows: Ints
+
+
+def suspect_groups(given: Ints, suggested: Ints, wrong: Reals, undecided: Bools) -> list[SuspectGroup]:
+    """Return the undecided labels by given and suggested value, the group first whose first page finds most a look.
+
+    given, suggested: (n,) values of cells; wrong: (n,) the probability that the given one is wrong, NaN where it is not
+    known. A page of one group is accepted with few keys; a page of mixed suggestions is not.
+    """
+    rows = np.flatnonzero(undecided & np.isfinite(wrong) & (given >= 0))
+    rows = rows[np.argsort(-wrong[rows], kind="stable")]
+    pairs = np.stack([given[rows], suggested[rows]], axis=1)
+    names, index = np.unique(pairs, axis=0, return_inverse=True)
+    members = [rows[index.ravel() == number] for number in range(len(names))]
+    groups = [SuspectGroup(int(pair[0]), int(pair[1]), of_pair) for pair, of_pair in zip(names, members, strict=True)]
+    return sorted(groups, key=lambda group: -finds_a_look(wrong[group.rows[:PAGE]]))
+
+
+def finds_a_look(wrong: Reals) -> float:
+    """Return the wrong labels that a look at a page of a group is expected to find, by its probabilities (n,)."""
+    return float(wrong.sum()) / (len(wrong) + OPENING)
