@@ -23,8 +23,8 @@ from assay.predictions.thresholds import best_by_class, best_global
 from assay.progress import NoProgress
 from assay.run.prepare import LoadedPlan, prepare_run
 from assay.steps.fit_settings import PRIORS
+from assay.steps.hardware import inference_for
 from assay.steps.probe import ProbeSettings, frozen_backbone
-from assay.steps.start import inference_for
 from assay.training.class_weights import Inverse, head_weights
 from assay.training.linear import find_strengths, fit_linear
 from assay.training.processes import SingleProcess

@@ -19,7 +19,8 @@ from assay.models.heads import NearestMean, joined
 from assay.models.trained_model import TrainedModel
 from assay.steps import probe
 from assay.steps.fit_settings import FitSettings
-from assay.steps.start import _training_images, classifier_for
+from assay.steps.hardware import _training_images
+from assay.steps.start import classifier_for
 
 SPACE = LabelSpace((Head("kind", ("a", "b", "c")),))
 OTHER = LabelSpace((Head("kind", ("a", "b")),))

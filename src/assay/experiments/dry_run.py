@@ -41,9 +41,10 @@ from assay.steps.ensemble import EnsembleSettings
 from assay.steps.ensemble_members import first_input_size
 from assay.steps.fit import fit_config, narrowed, prepared_fit
 from assay.steps.fit_settings import FitSettings, sampling_plan
+from assay.steps.hardware import InputSize, inference_for
 from assay.steps.probe import ProbeSettings
 from assay.steps.pseudo_label import predicted_images
-from assay.steps.start import InputSize, bare_classifier, inference_for, labelled_parts
+from assay.steps.start import bare_classifier, labelled_parts
 from assay.steps.synthesize import SynthesizeSettings, gan_seconds
 from assay.steps.trainable import affordable_views
 from assay.training.devices import keep_freed_memory, pick_device, warm_seconds

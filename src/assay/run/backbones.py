@@ -36,8 +36,9 @@ from assay.predictions.predict import Predictions, score_predictions
 from assay.progress import NoProgress, stage
 from assay.run.records import BackboneChoice, BackboneLeftOut, BackboneRow, Number
 from assay.steps.base import Context, State
+from assay.steps.hardware import inference_for
 from assay.steps.probe import ProbeSettings
-from assay.steps.start import bare_classifier, inference_for
+from assay.steps.start import bare_classifier
 
 SHARE = 0.1  # of the minutes, for the trial
 LIMIT = 120.0  # seconds of it where there are no minutes

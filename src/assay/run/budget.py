@@ -44,8 +44,9 @@ from assay.run.conclusions import choose_model, stage_outcomes
 from assay.run.prepare import PreparedRun, StepChoice
 from assay.run.records import BackboneChoice, DoneRecord, StageOutcome
 from assay.steps.base import Context, State, StepPlan
+from assay.steps.hardware import inference_for
 from assay.steps.probe import ProbeSettings
-from assay.steps.start import bare_classifier, inference_for
+from assay.steps.start import bare_classifier
 
 NOTED = 2.0  # seconds after which the time spent is written again: what a kill may lose of it
 

@@ -22,7 +22,8 @@ from assay.predictions.conformal import SetScore, present_cells, set_scores
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
 from assay.predictions.novelty import nearest_distances, unit_features
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
-from assay.steps.start import Validated, heads_named, inference_for, labelled_parts
+from assay.steps.hardware import inference_for
+from assay.steps.start import Validated, heads_named, labelled_parts
 
 PRINTED = 0.9  # the coverage in the log; done.json has others too, and the model gives sets for any
 MOST_RANKED = 5000  # validation images among which new ones are ranked

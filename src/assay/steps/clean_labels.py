@@ -52,8 +52,9 @@ from assay.steps.base import (
     kind_that_changes_labels,
 )
 from assay.steps.fold_judges import fine_tuning, judge_by_training, spare_validation, write_soft_labels
+from assay.steps.hardware import inference_for
 from assay.steps.sources import trained_on, trained_on_at_start
-from assay.steps.start import bare_classifier, heads_named, inference_for
+from assay.steps.start import bare_classifier, heads_named
 from assay.steps.suspect_lists import (
     Split,
     SuspectRows,

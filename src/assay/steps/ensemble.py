@@ -56,8 +56,9 @@ from assay.steps.ensemble_members import (
     train_members,
     train_members_by_fold,
 )
+from assay.steps.hardware import inference_hardware
 from assay.steps.sources import member_run
-from assay.steps.start import inference_hardware, labelled_parts, save_best
+from assay.steps.start import labelled_parts, save_best
 from assay.training.devices import Hardware
 
 Kind = Literal["average", "tree", "soup"]

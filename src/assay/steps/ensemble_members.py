@@ -29,8 +29,8 @@ from assay.predictions.predict import Predictions, score_predictions
 from assay.predictions.tta import tta_logits
 from assay.settings import Settings, Source
 from assay.steps.base import Context, State, StepPlan, kind_that_changes_labels, steps_within
+from assay.steps.hardware import inference_hardware
 from assay.steps.sources import content_json, member_run, model_folder, predictions_file, run_of
-from assay.steps.start import inference_hardware
 
 
 class MemberPlan(Settings):

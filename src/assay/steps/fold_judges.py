@@ -29,8 +29,9 @@ from assay.repair.suspects import judgeable, soft_labels
 from assay.steps.base import Context, State, StepPlan
 from assay.steps.ensemble_members import MemberPlan, train_member
 from assay.steps.fit_settings import FitSettings
+from assay.steps.hardware import inference_hardware
 from assay.steps.soft_targets import write_soft_targets
-from assay.steps.start import bare_classifier, inference_hardware
+from assay.steps.start import bare_classifier
 from assay.training.optimizers import AdamW
 
 FROZEN = 0.75  # of the stages: those above are trained on cached activations

@@ -22,14 +22,8 @@ from assay.predictions.predict import Predictions
 from assay.progress import stage
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
 from assay.steps.fit_settings import Prior, rule_for
-from assay.steps.start import (
-    bare_classifier,
-    describe_network,
-    inference_for,
-    labelled_parts,
-    save_best,
-    trained_before,
-)
+from assay.steps.hardware import inference_for
+from assay.steps.start import bare_classifier, describe_network, labelled_parts, save_best, trained_before
 from assay.training.feature_blocks import row_blocks
 from assay.training.linear import fit_linear
 

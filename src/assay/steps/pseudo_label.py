@@ -38,8 +38,9 @@ from assay.repair.pseudo_labels import (
 )
 from assay.repair.transduction import Mixture, class_mixture, gain_of_mixture
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
+from assay.steps.hardware import inference_for
 from assay.steps.soft_targets import soft_targets, write_soft_targets
-from assay.steps.start import heads_named, inference_for, trained_before
+from assay.steps.start import heads_named, trained_before
 from assay.steps.suspect_lists import evidence
 
 LISTED_CLASSES = 12  # with their counts in a line

@@ -35,7 +35,8 @@ from assay.repair.head_choice import (
 from assay.repair.head_kinds import ALL_KINDS, AnyKind, HeadKind, KindName, Levels, kind_name, unsupported_reason
 from assay.repair.rebalanced_heads import Candidate, Task, fit_heads
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
-from assay.steps.start import Validated, heads_named, inference_for, labelled_parts
+from assay.steps.hardware import inference_for
+from assay.steps.start import Validated, heads_named, labelled_parts
 from assay.training.class_weights import ClassWeights, Given, Inverse, class_weights, given_weights
 
 BEFORE = "as it was"  # the row of the head before this step

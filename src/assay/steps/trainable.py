@@ -28,7 +28,7 @@ from assay.predictions.inference import PLAIN, Inference, View, move, seconds_an
 from assay.progress import Progress
 from assay.steps.base import Context
 from assay.steps.fit_settings import VIEWS_SHARE, FitObjective, FitSettings, SamplingPlan, require_reachable
-from assay.steps.start import inference_for, inference_hardware, training_hardware
+from assay.steps.hardware import inference_for, inference_hardware, training_hardware
 from assay.training.devices import Hardware
 from assay.training.feature_blocks import row_blocks
 from assay.training.fit_task import Source
