@@ -32,13 +32,12 @@ class Fit(NamedTuple):
     unlabelled: str
     rest: str
     before: str = ""  # the step before it
+    small: bool = False  # another network than the default one, of which a life is seconds
 
     def plan(self, folder: Path) -> str:
-        """Return the plan, on the default backbone with the weights that are installed.
-
-        What unlabelled images add is the same for any network, and of the default one it is seconds in every life.
-        """
-        small = "" if self.unlabelled == "no" else "model: {backbone: test_efficientnet, weights: none}\n"
+        """Return the plan; what unlabelled images add is the same for any network."""
+        tiny = self.small or self.unlabelled != "no"
+        small = "model: {backbone: test_efficientnet, weights: none}\n" if tiny else ""
         options = ["size: 32, epochs: 2, lr: 1e-3, take: last, keep: last", f"freeze: {self.freeze}", self.rest]
         options += ["ema: 0.9"] if self.ema else []
         if self.unlabelled != "no":
@@ -56,10 +55,13 @@ FITS = {
     "head": Fit("channels_last", "fp32", FROZEN, True, "no", f"batch: 6, views: 2, {FLIP}"),
     "head, bf16": Fit("contiguous", "bf16", FROZEN, False, "no", "batch: 6, optimizer: sgd, mix: {mixup: 1}"),
     "default": Fit("channels_last", "fp32", "none", False, "no", f"batch: 6, {FLIP}"),
-    "mixed": Fit("channels_last", "bf16", "none", True, "no", f"batch: 6, {FLIP}, mix: {{mixup: 1, cutmix: 1}}"),
+    "mixed": Fit(
+        "channels_last", "bf16", "none", True, "no", f"batch: 6, {FLIP}, mix: {{mixup: 1, cutmix: 1}}", small=True,
+    ),
     "stage": Fit(
         "contiguous", "fp32", PARTLY, True, "no",
         "batch: 3, accumulate: 2, optimizer: sgd, batch_norm: train, early_stop: 1",
+        small=True,
     ),
     "stage, bf16": Fit(
         "channels_last", "bf16", PARTLY, False, "no",
