@@ -30,7 +30,7 @@ from assay.metrics.metrics import overall, probabilities_of, score, stream
 from assay.plan.plan import parse
 from assay.plan.yaml_lines import write
 from assay.predictions.thresholds import best_global
-from assay.report.charts import BLUE, DATA, GRID, INK, ORANGE, QUIET, Chart, metric_title, save, styled, with_data
+from assay.report.charts import BLUE, DATA, INK, ORANGE, QUIET, Chart, metric_title, styled, with_data
 from benchmarks.harness import (
     SPEED,
     Benchmark,
@@ -47,6 +47,7 @@ from benchmarks.harness import (
 )
 from benchmarks.peers import contest
 from benchmarks.planted import keep
+from benchmarks.plots import save_both
 from benchmarks.speed import THREADS, write_images
 from benchmarks.trainings import bounds_text, mean_text
 
@@ -96,7 +97,6 @@ ABOUT = (
     "Minutes are of the whole command; where it took longer, its seconds are given. – (N s): not one "
     "epoch fits, the shortest training takes N s. Intervals of 95 % are over images for one seed, else over seeds."
 )
-DARK = {"white": "#0d1117", INK: "#e6edf3", QUIET: "#9198a1", GRID: "#30363d", BLUE: "#58a6ff", ORANGE: "#f0883e"}
 
 
 def cells(options: Options) -> Iterator[Cell]:
@@ -331,11 +331,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
         points.append({"case": case, "contender": name, "minutes": taken, "value": float(value)})
         if not minutes:  # it stays what it is
             points.append({**points[-1], "minutes": max(BUDGETS)})
-    save(chart(points), path.with_suffix(".svg"))
-    drawn = path.with_suffix(".svg").read_text(encoding="utf-8")
-    for light, dark in DARK.items():
-        drawn = drawn.replace(f'"{light}"', f'"{dark}"')
-    path.with_name(f"{path.name}-dark.svg").write_text(drawn, encoding="utf-8")
+    save_both(chart(points), path)
 
 
 def cell_of(record: Record) -> tuple[str, str, float]:

@@ -12,6 +12,7 @@ from benchmarks import anytime, harness
 from benchmarks.anytime import CASES, Case, curve_table, decided, draw, flags, length, prepare
 from benchmarks.harness import Options
 from benchmarks.peers.contest import Images, Part, Task, loss_of
+from benchmarks.plots import DARK
 from torch.nn import functional
 
 from assay.labels.space import Head
@@ -72,7 +73,7 @@ def test_the_plot_is_drawn_for_light_and_dark_pages(tmp_path: Path) -> None:
     assert width <= 400
     assert 'fill="white"' in light.read_text()
     assert 'fill="white"' not in dark.read_text()
-    assert anytime.DARK["white"] in dark.read_text()
+    assert DARK["white"] in dark.read_text()
 
 
 def test_nobody_sees_the_hidden_fifth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from assay.arrays import Floats, Ints
 from assay.labels.space import Head, LabelSpace
 from assay.training import feature_blocks, linear
-from assay.training.feature_blocks import Stacked, moments, row_blocks
+from assay.training.feature_blocks import Stacked, in_blocks, moments
 from assay.training.linear import find_strengths, fit_linear
 
 BOTH = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("p", "q"), "multilabel")))
@@ -73,6 +73,6 @@ def test_moments_of_blocks_are_those_of_all_rows(small: int) -> None:
 
 def test_rows_come_once_and_in_order(small: int) -> None:
     features = planted()[0]
-    blocks = list(row_blocks(Noted(features)))
+    blocks = list(in_blocks(Noted(features)))
     assert max(len(some) for _, some in blocks) == small
     assert np.array_equal(np.concatenate([some for _, some in blocks]), features)

@@ -24,7 +24,7 @@ from assay.steps.base import Context, State, Step, StepResult, StepSettings
 from assay.steps.fit_settings import Prior, rule_for
 from assay.steps.hardware import inference_for
 from assay.steps.start import bare_classifier, describe_network, labelled_parts, save_best, trained_before
-from assay.training.feature_blocks import row_blocks
+from assay.training.feature_blocks import in_blocks
 from assay.training.linear import fit_linear
 
 PARTS = 100  # in which a training part is cut where a probe takes some of it
@@ -79,7 +79,7 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     )
     logits = np.empty((len(validation), space.width), np.float32)
     with torch.inference_mode():
-        for rows, features in row_blocks(validation_features):
+        for rows, features in in_blocks(validation_features):
             logits[rows] = classifier.classify(torch.from_numpy(features)).numpy()
     predictions = Predictions.of(validation.ids, space, model.decision_rule.logits(logits), model=context.name)
     details = {"strengths": strengths, "network": network, "images": len(train), "size": settings.size}

@@ -30,7 +30,7 @@ from assay.steps.base import Context
 from assay.steps.fit_settings import VIEWS_SHARE, FitObjective, FitSettings, SamplingPlan, require_reachable
 from assay.steps.hardware import inference_for, inference_hardware, training_hardware
 from assay.training.devices import Hardware
-from assay.training.feature_blocks import row_blocks
+from assay.training.feature_blocks import in_blocks
 from assay.training.fit_task import Source
 from assay.training.semi_supervised import Consistency, PseudoLabelSelector, StoredViews, UnlabelledViews, Views
 from assay.training.sources import ImageSource, LabelTensors, StoredSource
@@ -162,7 +162,7 @@ def _head_logits(classifier: Classifier, features: RowTable, hardware: Hardware)
     classifier.eval()
     logits = np.empty((features.shape[0], classifier.width), np.float32)
     with torch.inference_mode():
-        for rows, some in row_blocks(features):
+        for rows, some in in_blocks(features):
             logits[rows] = classifier.head(hardware.to_device(torch.from_numpy(some))).float().cpu().numpy()
     return logits
 

@@ -26,7 +26,7 @@ def row_slices(count: int, numbers: int) -> list[slice]:
     return [slice(first, min(first + step, count)) for first in range(0, count, step)]
 
 
-def row_blocks(table: RowTable) -> Iterator[tuple[slice, Floats]]:
+def in_blocks(table: RowTable) -> Iterator[tuple[slice, Floats]]:
     """Yield the rows (N, F) of a table in blocks, with the slice that they are."""
     for rows in row_slices(*table.shape):
         yield rows, table[np.arange(rows.start, rows.stop)]
