@@ -21,12 +21,7 @@ from benchmarks import scale
 from benchmarks.harness import SPEED, Benchmark, Cell, Options, Record, in_a_process, steps_of, table, train
 from benchmarks.plots import save_both
 
-PLAN = """
-cache: {limit: 0}
-hardware: {precision: fp32, layout: channels_last}
-model: {weights: none}
-steps: [probe: {size: 64}, fit: {size: 64, epochs: 1, batch: 32, freeze: backbone}]
-"""
+STEPS = [{"probe": {"size": 64}}, {"fit": {"size": 64, "epochs": 1, "batch": 32, "freeze": "backbone"}}]
 LAYOUT = {"side": 64, "classes": 10}
 MOST_SHARDS, LEAST_IN_SHARD = 100, 1_000
 PARTS = {"index": INK, "probe": ORANGE, "whole command": BLUE}
@@ -55,7 +50,7 @@ def whole_training(folder: str) -> Record:
     """Train, and return seconds, and the peak of resident memory of the largest process in MiB."""
     work = Path(folder)
     shutil.rmtree(work / "run", ignore_errors=True)
-    plan = {"data": {"shards": str(work / "shards")}, **read(PLAN, "PLAN").value}
+    plan = {**read(scale.TRAINING, "TRAINING").value, "data": {"shards": str(work / "shards")}, "steps": STEPS}
     done = train(plan, work, "--device", "cpu")
     seconds = {step["kind"]: step["seconds"] for step in steps_of(work / "run")}
     return {"whole command": done.seconds, **seconds, "MiB": getrusage(RUSAGE_CHILDREN).ru_maxrss / 1024}

@@ -71,10 +71,6 @@ class Rows:
             self.blocks[number].read(row, values[first:last])
         return values
 
-    def all(self) -> Floats:
-        """Return all rows, in memory."""
-        return self[np.arange(len(self))]
-
 
 @dataclass(frozen=True, eq=False)
 class JoinedRows:

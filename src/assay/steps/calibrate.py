@@ -46,8 +46,8 @@ def run(settings: CalibrateSettings, state: State, context: Context) -> StepResu
     temperatures = np.ones_like(rule.temperature)
     of_images = np.ones((len(logits), len(space)), np.float32)  # a temperature a head
     details: dict[str, dict[str, object]] = {}
-    named = heads_named(space, settings.heads, step="calibrate")
-    for index, head, _ in named:
+    chosen = {index: head for index, head, _ in heads_named(space, settings.heads, step="calibrate")}
+    for index, head in chosen.items():
         if not head.known(codes[index]).any():
             raise DataError(
                 f"calibrate: {head.name}: no validation image has a known label under this head. "
@@ -56,7 +56,7 @@ def run(settings: CalibrateSettings, state: State, context: Context) -> StepResu
     for index, (head, columns, known) in enumerate(space.each(codes)):
         alone, outputs, details[head.name] = LabelSpace((head,)), logits[:, columns], {}
         before: Tally | None = None
-        if index in [one for one, _, _ in named]:
+        if index in chosen:
             choose = partial(settled_temperature, head)
             temperatures[columns] = choose(known, outputs)
             if temperatures[columns][0] == 1 and (best := temperature(head, known, outputs)) != 1:

@@ -16,8 +16,8 @@ from assay.labels.space import Codes, Head
 
 def write_soft_targets(path: Path, head: Head, samples: Samples, rows: Ints, *, targets: Floats, given: Codes) -> None:
     """Write the targets of these rows, of (N, K) of the samples, with the labels (N,) or (N, K) that they stand for."""
-    ids, labels = samples.ids, head.columns(given[rows])
-    table = pl.DataFrame({"id": [ids[row] for row in rows], "targets": targets[rows], "labels": labels})
+    labels = head.columns(given[rows])
+    table = pl.DataFrame({"id": samples.ids_of(rows), "targets": targets[rows], "labels": labels})
     with whole(path) as beside:
         table.write_parquet(beside)
 

@@ -95,7 +95,7 @@ def indexed(addresses: Sequence[str], *, folder: Path, column: str | None = None
     Raises DataError for a shard that cannot be read.
     """
     shards = index_files(addresses, folder=folder, column=column)
-    jobs = [(one.address, one.state, column, str(file)) for one, file in shards if not file.exists()]
+    jobs = [(one.address, column, str(file)) for one, file in shards if not file.exists()]
     if is_small([one for one, file in shards if not file.exists()]) or len(jobs) == 1:
         for job in jobs:
             write_index(*job)
@@ -127,7 +127,7 @@ def _file_of(folder: Path, text: str, state: str, column: str | None) -> Path:
     return folder / f"{stem}-{fingerprint(str(VERSION), text, state, column or '')}.parquet"
 
 
-def _in_process(jobs: Sequence[tuple[str, str, str | None, str]]) -> None:
+def _in_process(jobs: Sequence[tuple[str, str | None, str]]) -> None:
     command = [sys.executable, "-P", "-m", "assay.labels.readers.shard_index"]
     done = subprocess.run(command, input=json.dumps(jobs), capture_output=True, text=True, check=False)
     if done.returncode == 2:
@@ -136,7 +136,7 @@ def _in_process(jobs: Sequence[tuple[str, str, str | None, str]]) -> None:
         raise RuntimeError(f"indexing shards failed: {done.stderr}")
 
 
-def write_index(text: str, state: str, column: str | None, file: str) -> None:
+def write_index(text: str, column: str | None, file: str) -> None:
     """Index a shard and write what is known of it, whole or not at all. Raises DataError."""
     table, metadata = index_table(text, column)
     with whole(Path(file)) as beside:
