@@ -25,6 +25,11 @@ SMOOTH: Record = {"loss": {"smoothing": 0.1}, "mix": {"mixup": 0.4}, "augment": 
 MIXED: Record = {**AVERAGED, **SMOOTH}
 UNLABELLED: Record = {**AVERAGED, "unlabelled": {"threshold": 0.95, "ratio": 1}}
 RECIPE = "noisy-labels-fast"
+UPPER: Record = {
+    **FIT, "size": 128, "epochs": 5, "batch": 64, "lr": 1e-3, "freeze": 6, "views": 5, "ema": 0.99, "take": "last",
+    "augment": AUGMENT,
+}  # fmt: skip
+FLEXMATCH: Record = {"unlabelled": {"method": "flexmatch", "threshold": 0.95, "ratio": 1}}
 TRAININGS: dict[str, tuple[str, str | None, Record]] = {
     "plain": ("worse", None, {}),
     "averaged weights": ("worse", None, AVERAGED),
@@ -36,18 +41,16 @@ TRAININGS: dict[str, tuple[str, str | None, Record]] = {
     "suspects unset, FixMatch": ("worse", "unset", UNLABELLED),
     f"`{RECIPE}`": ("worse", RECIPE, {}),
     f"`{RECIPE}`, on the aggregate": ("aggregate", RECIPE, {}),
+    "plain, upper stages": ("worse", None, UPPER | {"freeze": 5}),
+    "soft labels by `wrong`, upper stages": ("worse", {"soft": "wrong"}, UPPER | {"freeze": 5}),
+    "suspects unset, FlexMatch, upper stages": ("worse", "unset", UPPER | {**FLEXMATCH, "freeze": 5}),
     "plain, on the aggregate": ("aggregate", None, {}),
     "averaged weights, on the aggregate": ("aggregate", None, AVERAGED),
 }
 """The column of labels; the recipe, or what `clean_labels` does about suspects; and the settings of the fit."""
 
-UPPER: Record = {
-    **FIT, "size": 128, "epochs": 5, "batch": 64, "lr": 1e-3, "freeze": 6, "views": 5, "ema": 0.99, "take": "last",
-    "augment": AUGMENT,
-}  # fmt: skip
 CLEAN: Record = {"size": 128, "by": "fine_tuned", "folds": 4}
 PLAIN, CEILING = "plain, of the half", "true labels, of the half"
-FLEXMATCH: Record = {"unlabelled": {"method": "flexmatch", "threshold": 0.95, "ratio": 1}}
 HALF: dict[str, tuple[str, Record | None, Record]] = {
     PLAIN: ("worse", None, {}),
     "soft labels, of the half": ("worse", {**CLEAN, "action": "soft"}, {}),
