@@ -345,7 +345,7 @@ def test_the_demo_prints_its_three_trainings(tmp_path: Path, monkeypatch: pytest
     assert done.exit_code == 0, done.output
     assert calls == [((Path("runs/demo-images"), Path("runs/demo")), "demo")]
     assert (tmp_path / "runs" / "demo-images" / "labels.csv").is_file()
-    assert "+0.100 [+0.050 to +0.200]" in done.stdout
+    assert "+0.100 [+0.050, +0.200]" in done.stdout
     assert "assay ledger runs/demo" in done.stdout
     assert json.loads(invoke("demo", "--json").stdout)[1]["difference to the first"]["value"] == 0.1
 

@@ -124,7 +124,7 @@ def test_the_price_of_a_metric_is_what_other_answers_gain_beyond_chance(tmp_path
     priced = replace(record, scores=scores, metric="balanced_accuracy", prices=[data, chance])
     assert conclusion_lines(priced, tmp_path) == [
         "The price of balanced_accuracy: assuming the frequencies of the data, the same network has accuracy 0.800, "
-        "better by 0.100 [0.060 to 0.150]; balanced_accuracy 0.800, worse by 0.090 [0.040 to 0.130], n = 60."
+        "better by 0.100 [0.060, 0.150]; balanced_accuracy 0.800, worse by 0.090 [0.040, 0.130], n = 60."
     ]
     assert conclusion_lines(replace(priced, metric=None), tmp_path) == []
 

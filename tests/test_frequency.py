@@ -125,8 +125,8 @@ def test_tables_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[2][:5] == ["many", "(thirds)", "2", "100–150", "0.750"]
     assert next(line for line in lines if line[:2] == ["medium", "(thirds)"])[-3:] == ["–", "–", "–"]
     assert frequency_lines(heads) == [
-        "recall of kind by how frequent classes are: many 0.750 [0.360–0.941], few 0.000 [0.000–0.490]",
-        "recall of tags by how frequent classes are: many 1.000 [0.610–1.000], few 0.500 [0.188–0.812]",
+        "recall of kind by how frequent classes are: many 0.750 [0.360, 0.941], few 0.000 [0.000, 0.490]",
+        "recall of tags by how frequent classes are: many 1.000 [0.610, 1.000], few 0.500 [0.188, 0.812]",
     ]
     assert frequency_lines({"kind": heads["kind"]})[0].startswith("recall by how frequent")
     scores = {"02-fit": to_json(score(SPACE, codes, probabilities, counts=COUNTS))}

@@ -51,10 +51,10 @@ def printed(table: Table, width: int = 80) -> str:
 
 def test_baselines_and_steps_stand_side_by_side_in_80_columns(scores: Any) -> None:
     text = printed(metrics_table(scores, title="Validation"))
-    assert "1.000 [0.963–1.000]" in text
+    assert "1.000 [0.963, 1.000]" in text
     assert "untrained network" in text
     fit = next(line for line in text.splitlines() if "02-fit" in line)
-    assert fit.split()[1::2] == ["1.000", "1.000", "50"]
+    assert fit.split()[1::3] == ["1.000", "1.000", "50"]
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_the_last_score_is_shown_by_class_and_a_baseline_with_its_share(
     assert "tags: 50.0 % of 10 in train" in text
     assert text.count("02-fit, by class") == 1
     assert "untrained network, by class" not in text
-    x = next(line.split() for line in text.splitlines() if line.strip().startswith("x "))
-    assert x[1:5] == ["1.000", "[0.845–1.000]", "1.000", "[0.845–1.000]"]  # 21 of 21
+    x = next(line for line in text.splitlines() if line.strip().startswith("x "))
+    assert x.count("1.000 [0.845, 1.000]") == 2  # 21 of 21
 
 
 def test_heads_stand_beside_the_majority(scores: Any) -> None:
@@ -177,7 +177,7 @@ def test_few_images_are_too_few_to_judge_by(scores: Any, capsys: pytest.CaptureF
     Output(NoProgress(), as_json=False).print(None, metric_blocks({"02-fit": twelve}))
     text = capsys.readouterr().out
     assert "n = 12 is too small to judge by" in text
-    assert "1.000 [0.758–1.000]" in text  # 12 of 12
+    assert "1.000 [0.758, 1.000]" in text  # 12 of 12
     assert "too few to judge them by" in text
     Output(NoProgress(), as_json=False).print(None, metric_blocks({"02-fit": scores["02-fit"]}))
     assert "too small" not in capsys.readouterr().out

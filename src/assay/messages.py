@@ -140,6 +140,6 @@ def metric_text(metric: Mapping[str, float | None]) -> str:
     return f"{number_text(metric['value'])}{limits_text(metric['low'], metric['high'])}"
 
 
-def limits_text(low: float | None, high: float | None) -> str:
-    """Return an interval in brackets, nothing where there is none."""
-    return "" if low is None or high is None else f" [{number_text(low)}–{number_text(high)}]"
+def limits_text(low: float | None, high: float | None, form: str = ".3f") -> str:
+    """Return an interval in brackets, ` [0.951, 0.974]`, nothing where there is none."""
+    return "" if low is None or high is None else f" [{low:{form}}, {high:{form}}]"

@@ -106,12 +106,17 @@ def _doubt_blocks(doubt: Mapping[str, Any]) -> Iterator[Block]:
 
 
 def _gain_blocks(gains: Mapping[str, Any]) -> Iterator[Block]:
-    from assay.messages import text_table
+    from assay.messages import limits_text, text_table
     from assay.report.charts import metric_title
 
     kept = {name: gain for name, gain in gains.items() if name != "micro_f1" or "accuracy" not in gains}
     rows = [
-        (metric_title(name), f"{gain['value']:+.4f}", f"{gain['low']:+.4f} to {gain['high']:+.4f}", f"{gain['n']:,}")
+        (
+            metric_title(name),
+            f"{gain['value']:+.4f}",
+            limits_text(gain["low"], gain["high"], "+.4f").strip(),
+            f"{gain['n']:,}",
+        )
         for name, gain in kept.items()
     ]
     columns = ("tta", "better by", "95 % interval, paired", "n")

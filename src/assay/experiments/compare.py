@@ -197,7 +197,7 @@ class Comparison:
 
 
 def _change_text(change: Metric | None) -> str:
-    return "" if change is None else f" ({change.value:+.3f}{change.limits(3)})"
+    return "" if change is None else f" ({change.value:+.3f}{change.limits('.3f')})"
 
 
 def compare(folders: Sequence[str | Path], *, part: Part = "val") -> Comparison:

@@ -151,5 +151,4 @@ def _without_repairs(loaded: LoadedPlan) -> LoadedPlan:
 
 
 def _signed(change: Metric) -> str:
-    bounds = "" if change.low is None else f" [{change.low:+.3f} to {change.high:+.3f}]"
-    return f"{change.value:+.3f}{bounds}"
+    return f"{change.value:+.3f}{change.limits('+.3f')}"

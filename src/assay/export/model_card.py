@@ -135,8 +135,7 @@ def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> Iterat
 def _metric_text(metric: Mapping[str, Any] | None) -> str:
     if metric is None:
         return ""
-    bounds = "" if metric["low"] is None else f" [{metric['low']:.3f}, {metric['high']:.3f}]"
-    return f"{metric['value']:.3f}{bounds} ({metric['n']:,})"
+    return f"{metric_text(metric)} ({metric['n']:,})"
 
 
 def _of_class(row: Mapping[str, Any], name: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from assay.arrays import Bools, Reals
+from assay.messages import limits_text
 
 Limits = tuple[float, float]
 
@@ -32,25 +33,21 @@ class Metric:
     high: float | None = None
 
     def __str__(self) -> str:
-        if self.low is None or self.high is None:
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} [{self.low:.3f}–{self.high:.3f}]"
+        return f"{self.value:.3f}{self.limits('.3f')}"
 
     @property
     def beyond_chance(self) -> bool:
         """Of a change: whether its interval lies above 0."""
         return self.low is not None and self.low > 0
 
-    def limits(self, digits: int = 4) -> str:
+    def limits(self, form: str = ".4f") -> str:
         """Return the interval as text, empty where there is none."""
-        if self.low is None or self.high is None:
-            return ""
-        return f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        return limits_text(self.low, self.high, form)
 
     def percent(self) -> str:
-        """Return a share as text: `91.7 % [64.6–98.5]`."""
-        bounds = "" if self.low is None or self.high is None else f" [{100 * self.low:.1f}–{100 * self.high:.1f}]"
-        return f"{100 * self.value:.1f} %{bounds}"
+        """Return a share as text: `91.7 % [64.6, 98.5]`."""
+        low, high = (None if bound is None else 100 * bound for bound in (self.low, self.high))
+        return f"{100 * self.value:.1f} %{limits_text(low, high, '.1f')}"
 
     def to_json(self) -> dict[str, float | int | None]:
         return {"value": self.value, "n": self.n, "low": self.low, "high": self.high}

@@ -154,8 +154,7 @@ def interval_text(metric: Metric | None, sign: str = "") -> str:
     """Return a metric and its interval, nothing of None; with `+`, as a difference."""
     if metric is None:
         return ""
-    bounds = "" if metric.low is None else f" [{metric.low:{sign}.4f}, {metric.high:{sign}.4f}]"
-    return f"{metric.value:{sign}.4f}{bounds}"
+    return f"{metric.value:{sign}.4f}{metric.limits(f'{sign}.4f')}"
 
 
 def interval_cells(prefix: str, metric: Metric | None) -> dict[str, float | None]:

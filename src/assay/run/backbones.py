@@ -224,7 +224,7 @@ def _reason(best: Measured, singles: Sequence[Measured]) -> str:
     better = [one for one in singles if gain([best.estimate], [one.estimate]).beyond_chance]
     if best is not fastest:
         change = gain([fastest.estimate], [best.estimate])
-        return f"{best.estimate.metric} is better by {change.value:.3f}{change.limits(3)} than with the fastest"
+        return f"{best.estimate.metric} is better by {change.value:.3f}{change.limits('.3f')} than with the fastest"
     if better:
         too_slow = ", ".join(one.names[0] for one in better)
         return f"the fastest; better ones leave too little time to train: {too_slow}"

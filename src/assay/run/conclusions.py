@@ -13,7 +13,7 @@ from assay.files import ModelFolder, RunFolder, StepName
 from assay.labels.edits import Cell
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
-from assay.messages import plain
+from assay.messages import limits_text, plain
 from assay.metrics.intervals import Estimate
 from assay.metrics.metrics import estimate, gain, headline
 from assay.plan.stages import Stage
@@ -345,7 +345,7 @@ def _change_text(change: Change, metric: str | None) -> str:
 
 
 def _number(number: Number, *, sign: str = "+") -> str:
-    interval = "" if number["low"] is None else f" [{number['low']:{sign}.3f} to {number['high']:{sign}.3f}]"
+    interval = limits_text(number["low"], number["high"], f"{sign}.3f")
     return f"{number['value']:{sign}.3f}{interval}"
 
 

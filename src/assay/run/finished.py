@@ -20,7 +20,7 @@ from assay.labels.left_out import by_reason, require_all, unreadable_as_left_out
 from assay.labels.paths import given_path, require_run
 from assay.labels.samples import Samples, first_labels
 from assay.labels.subset import labelled, with_space
-from assay.messages import metric_text, plain_lines, text_table
+from assay.messages import limits_text, metric_text, plain_lines, text_table
 from assay.metrics.intervals import share
 from assay.metrics.metrics import gains, to_json
 from assay.metrics.selective import certainty, risk_curve
@@ -76,7 +76,7 @@ def _metric_cells(scores: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         (
             name,
             f"{number['value']:.3f}",
-            "" if number["low"] is None else f"{number['low']:.3f} to {number['high']:.3f}",
+            limits_text(number["low"], number["high"]).strip(),
             f"{number['n']:,}",
         )
         for name, number in scores["metrics"].items()

@@ -14,6 +14,7 @@ from assay.arrays import Bools, Ints, Reals
 from assay.files import StepName
 from assay.labels.edits import persons_cells
 from assay.labels.ledger import Ledger
+from assay.messages import metric_text
 from assay.metrics.intervals import Metric, half_width
 from assay.run.contents import LabelledPredictions
 from assay.run.records import DoneRecord, Number, RunMetrics, newest_search
@@ -77,7 +78,7 @@ def corrected_lines(record: RunMetrics) -> Iterator[str]:
             continue
         of_head = f"{name}: " if len(record.corrected) > 1 else ""
         yield (
-            f"{of_head}validation accuracy {plain['value']:.3f} by the labels given; {metric['value']:.3f} "
-            f"[{metric['low']:.3f}, {metric['high']:.3f}], n = {metric['n']:,}, if they are wrong as the training "
+            f"{of_head}validation accuracy {plain['value']:.3f} by the labels given; {metric_text(metric)}, "
+            f"n = {metric['n']:,}, if they are wrong as the training "
             "labels are estimated to be."
         )

@@ -136,9 +136,8 @@ def run(settings: SynthesizeSettings, state: State, context: Context) -> StepRes
         details |= {"metric": settings.metric, "gain": gain.to_json()}
     details["kept"] = is_kept(settings, gain)
     if gain is not None:
-        low, high = ("?" if bound is None else f"{bound:+.4f}" for bound in (gain.low, gain.high))
         context.progress.line(
-            f"  with the made-up images {settings.metric} is better by {gain.value:+.4f} [{low}, {high}] on "
+            f"  with the made-up images {settings.metric} is better by {gain.value:+.4f}{gain.limits('+.4f')} on "
             f"validation, n = {gain.n}, {settings.seeds} seeds: {'' if gain.beyond_chance else 'no '}more than chance, "
             f"they are {'kept' if details['kept'] else 'left out'} (keep: {settings.keep})"
         )
