@@ -70,7 +70,7 @@ def labelled(count: int, *, tagged: int = 0) -> Samples:
 
 def default_steps(samples: Samples, *, flip: str = "none", **known: bool) -> list[Any]:
     facts = facts_of(samples, flip=flip, **known)
-    return [stage.step for stage in default_stages(facts, Speeds.of_forward(0.003))]
+    return [stage.step for stage in default_stages(facts, Speeds.of_forward())]
 
 
 @pytest.mark.parametrize(("images", "epochs"), [(20, 8), (3_000, 8), (6_500, 4), (200_000, 3)])
@@ -171,7 +171,7 @@ def test_no_repairs_with_steps_of_a_recipe_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", ["README.md", "docs/plans.md", "docs/python-api.md", "src/assay/commands/options.py"])
 def test_steps_that_documents_change_by_number_are_those_of_the_default_plan(page: str) -> None:
     text = (Path(__file__).parent.parent / page).read_text(encoding="utf-8")
-    kinds = [next(iter(stage.step)) for stage in default_stages(facts_of(labelled(200)), Speeds.of_forward(0.003))]
+    kinds = [next(iter(stage.step)) for stage in default_stages(facts_of(labelled(200)), Speeds.of_forward())]
     named = re.findall(r"steps\.(\d+)\.(\w+)\.epochs=4", text)
     assert named
     assert all(kinds[int(number)] == kind for number, kind in named)

@@ -321,7 +321,7 @@ def test_a_probe_of_fewer_or_smaller_images_shows_the_same_speeds(images: int, s
 
 
 def test_a_probe_of_few_images_shows_how_long_it_takes_to_begin_and_not_to_learn() -> None:
-    facts, usual = Facts(labelled=80, unlabelled=1_600, validation=20), Speeds.of_forward(0.003, images=80)
+    facts, usual = Facts(labelled=80, unlabelled=1_600, validation=20), Speeds.of_forward(images=80)
     assert refined(facts, usual, {PROBE: done(2.0)}).linear == usual.linear
 
 

@@ -14,6 +14,8 @@ A message names the thing, the rule it broke and the way out. Anything that is n
 `AssayError` is a fault of ours: it keeps its traceback and ends with exit code 1.
 """
 
+import re
+
 DISTRIBUTION = "assay-vision"
 """The name on the package index, where `assay` is crowded; the import and the command are `assay`."""
 
@@ -57,3 +59,9 @@ class TrainingError(AssayError):
 
 class DivergedError(TrainingError):
     """A loss that is not finite."""
+
+
+def is_want_of_memory(error: Exception) -> bool:
+    """Return whether an error means that there is no more memory; that of torch's CPU allocator has words alone."""
+    words = re.search(r"out of memory|not enough memory|can't allocate memory", str(error))
+    return isinstance(error, MemoryError) or words is not None

@@ -11,6 +11,7 @@ from assay.models.classifier import Flips
 from assay.training.linear import SEARCH_ROWS
 
 DEFAULT_SIZE = 128  # pixels
+USUAL_FORWARD = 0.003  # seconds of an image through the default backbone, on two idle cores
 LINEAR_SEARCH, LINEAR_FIT = 0.5, 0.2  # seconds of an image in a linear model, over those through the backbone
 MIN_UNLABELLED = 0.1  # per labelled image: fewer do not repay another training
 ENOUGH_LABELS = 30.0  # of a class: with fewer, features of all images tell the others better than a network of these
@@ -88,7 +89,7 @@ class Speeds:
     linear: float  # an image of training in the linear models on features
 
     @staticmethod
-    def of_forward(forward: float, *, cached: bool = False, images: int = 0) -> Speeds:
+    def of_forward(forward: float = USUAL_FORWARD, *, cached: bool = False, images: int = 0) -> Speeds:
         """Return the speeds that usually go with one, for so many images, where the others are not measured yet."""
         linear = LINEAR_FIT + LINEAR_SEARCH * min(1.0, SEARCH_ROWS / max(images, 1))
         upper = 1.3 if cached else 2.5

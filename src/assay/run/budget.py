@@ -30,6 +30,7 @@ from assay.plan.stages import (
     PROBE,
     PSEUDO_LABELS,
     UPPER,
+    USUAL_FORWARD,
     VIEWS,
     WHOLE,
     Facts,
@@ -121,7 +122,6 @@ class Budget:
 
 CLOSING = (7.0, 45.0)  # seconds kept for metrics, charts and report on a usual machine: at least, and at most
 CLOSING_SHARE, CLOSING_MOST = 0.1, 0.25  # of a budget, between these two; the second where the machine is slow
-USUAL_FORWARD = 0.003  # seconds of an image through the default backbone, on two idle cores
 SLOWEST = 5.0
 CLOSING_PIXELS = 0.35  # of these seconds grow with the pixels of an image: on five minutes 24 s at 128, 39 at 192
 PROBE_FORWARD = 0.75  # of the seconds of a probe are features, at most

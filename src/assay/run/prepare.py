@@ -280,7 +280,7 @@ def _choice_of_steps(
 
 def _usual_steps(facts: Facts, minutes: float | None) -> list[Mapping[str, Any]]:
     """Return the steps of the default plan, or those of a budget at usual speeds, until these are measured."""
-    speeds = Speeds.of_forward(0.004)
+    speeds = Speeds.of_forward()
     stages = default_stages(facts, speeds) if minutes is None else budgeted_stages(facts, speeds, 60 * minutes)
     return [stage.step for stage in stages]
 

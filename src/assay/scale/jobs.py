@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from assay.errors import AssayError, DataError, RunError, TrainingError
+from assay.errors import AssayError, DataError, RunError, TrainingError, is_want_of_memory
 from assay.files import remove_unfinished, whole
 from assay.labels.shards import Shard
 from assay.messages import printable
@@ -124,12 +123,6 @@ def fewer_workers(workers: int, jobs: int, progress: Progress) -> int:
     if workers > jobs:
         progress.line(f"  {workers:,} workers for {jobs:,} shards: {jobs:,} are started")
     return min(workers, jobs)
-
-
-def is_want_of_memory(error: Exception) -> bool:
-    """Return whether an error, of torch too, means that there is no more memory."""
-    words = re.search(r"out of memory|not enough memory|can't allocate memory", str(error))
-    return isinstance(error, MemoryError) or words is not None
 
 
 def _require_same(shard: Shard) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from assay.arrays import Ints
-from assay.errors import DivergedError, PlanError, TrainingError
+from assay.errors import DivergedError, PlanError, TrainingError, is_want_of_memory
 from assay.progress import GivenUpError, Progress
 from assay.training.checkpoint import Average, Checkpoint
 from assay.training.devices import warm_seconds
@@ -278,8 +278,7 @@ def _out_of_patience(state: FitState, config: FitConfig) -> bool:
 
 
 def _too_large(error: RuntimeError, config: FitConfig) -> Exception:
-    messages = ("not enough memory", "can't allocate memory")  # of the CPU's allocator, which has no error class
-    if not isinstance(error, torch.OutOfMemoryError) and not any(text in str(error) for text in messages):
+    if not is_want_of_memory(error):
         return error
     return TrainingError(
         f"a batch of {config.batch} does not fit into memory. Set batch: {max(1, config.batch // 2)} "
