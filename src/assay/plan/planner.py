@@ -32,6 +32,7 @@ from assay.plan.stages import (
     Facts,
     Speeds,
     Stage,
+    relative_forward,
 )
 from assay.steps.fit_settings import MOST_VIEWS, VIEWS_SHARE
 
@@ -60,7 +61,6 @@ MIXTURE_EPOCHS, MIXTURE_VIEWS = 6, 4  # of the upper stages, without a budget
 MOST_EPOCHS = 60  # of a fit within a budget: what follows gains nothing that could be measured
 LARGER_PROBES, SMALLER_PROBES = (192, 160), (96, 64)  # pixels: where no fit follows, and where time is too short
 LEAST_SHARE = 0.5  # of the images, below which they are smaller instead: all at 96 pixels teach more than half at 128
-READING, READING_SMALLER = 0.5, 0.2  # of the seconds of an image through the backbone, to read it at another size
 LEAST_PROBE = 1_000  # images of a probe for which the time does not suffice for all
 LEAST_MOST = 60.0  # seconds of a fit whose epochs end it
 LEAST_MORE = 15.0  # seconds that are worth further epochs
@@ -155,16 +155,7 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
         yield _upper(UPPER, facts, speeds, seconds)
         left, second = left - seconds, _second_seconds(facts, speeds, [UPPER])
     if WHOLE not in done and not begun and left >= max(LEAST_FIT, LEAST_WHOLE * epoch):
-        later = [size for size in LARGER if size <= facts.largest]
-        enough = _seconds_to_show(MIN_OPTIMIZER_STEPS, facts, epoch)
-        seconds = left
-        if facts.has_unlabelled:
-            seconds = (1 - PSEUDO) * left
-        elif (later or facts.second) and left > 2 * enough:
-            seconds = max(enough, left / 3)
-        elif second <= left - _seconds_to_show(BESIDE, facts, epoch):
-            seconds = left - max(second, BESIDE_SHARE * left)
-        seconds = min(seconds, max(LEAST_MOST, 1.5 * MOST_EPOCHS * epoch))  # it ends by itself: speeds are estimates
+        seconds = _whole_seconds(facts, left, epoch, second)
         yield _fit_stage(WHOLE, facts, seconds, epoch)
         left -= seconds
     elif not begun:
@@ -177,6 +168,21 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     yield from larger
     if not larger and MORE_EPOCHS not in done and max(LEAST_MORE, epoch) <= left < second:
         yield _more_epochs(facts, left, epoch)
+
+
+def _whole_seconds(facts: Facts, left: float, epoch: float, second: float) -> float:
+    """Return the seconds of a fit of the whole network, which leaves some of them to what is to follow it.
+
+    epoch: its seconds. second: the least that are worth a second network.
+    """
+    enough, seconds = _seconds_to_show(MIN_OPTIMIZER_STEPS, facts, epoch), left
+    if facts.has_unlabelled:
+        seconds = (1 - PSEUDO) * left
+    elif (facts.second or facts.largest >= min(LARGER)) and left > 2 * enough:
+        seconds = max(enough, left / 3)
+    elif second <= left - _seconds_to_show(BESIDE, facts, epoch):
+        seconds = left - max(second, BESIDE_SHARE * left)
+    return min(seconds, max(LEAST_MOST, 1.5 * MOST_EPOCHS * epoch))  # it ends by itself: speeds are estimates
 
 
 def _upper(name: str, facts: Facts, speeds: Speeds, seconds: float, *, larger: Sequence[int] = ()) -> Stage:
@@ -327,12 +333,6 @@ def _fit(facts: Facts) -> dict[str, Any]:
         "ema": 0.99,
         **({} if facts.repairs else {"class_weights": None}),  # whatever the metric would have
     }
-
-
-def relative_forward(size: int) -> float:
-    """Return the seconds of an image through the backbone, over those at the default size, with what reading adds."""
-    reading = READING if size > DEFAULT_SIZE else READING_SMALLER if size < DEFAULT_SIZE else 0.0
-    return (size / DEFAULT_SIZE) ** 2 + reading
 
 
 def _probe(facts: Facts, speeds: Speeds, left: float = math.inf, *, alone: bool = False) -> Stage:

@@ -12,6 +12,7 @@ from assay.training.linear import SEARCH_ROWS
 
 DEFAULT_SIZE = 128  # pixels
 USUAL_FORWARD = 0.003  # seconds of an image through the default backbone, on two idle cores
+READING, READING_SMALLER = 0.5, 0.2  # of the seconds of an image through the backbone, to read it at another size
 LINEAR_SEARCH, LINEAR_FIT = 0.5, 0.2  # seconds of an image in a linear model, over those through the backbone
 MIN_UNLABELLED = 0.1  # per labelled image: fewer do not repay another training
 ENOUGH_LABELS = 30.0  # of a class: with fewer, features of all images tell the others better than a network of these
@@ -127,3 +128,9 @@ def images_and_size(stage: Stage) -> tuple[int | None, int | None]:
     if "steps" in settings:
         ((_, settings),) = settings["steps"][-1].items()
     return settings.get("images"), settings.get("size")
+
+
+def relative_forward(size: int) -> float:
+    """Return the seconds of an image through the backbone, over those at the default size, with what reading adds."""
+    reading = READING if size > DEFAULT_SIZE else READING_SMALLER if size < DEFAULT_SIZE else 0.0
+    return (size / DEFAULT_SIZE) ** 2 + reading

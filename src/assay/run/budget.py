@@ -23,12 +23,13 @@ from assay.models.boundary import find_boundary
 from assay.models.classifier import FLIPS
 from assay.models.ensemble import load_model
 from assay.plan.plan import Plan, to_yaml
-from assay.plan.planner import READING, budgeted_stages, default_stages, relative_forward
+from assay.plan.planner import budgeted_stages, default_stages
 from assay.plan.stages import (
     DEFAULT_SIZE,
     FITS,
     PROBE,
     PSEUDO_LABELS,
+    READING,
     UPPER,
     USUAL_FORWARD,
     VIEWS,
@@ -37,6 +38,7 @@ from assay.plan.stages import (
     Speeds,
     Stage,
     images_and_size,
+    relative_forward,
 )
 from assay.predictions.inference import seconds_an_image
 from assay.progress import format_seconds

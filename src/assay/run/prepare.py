@@ -84,17 +84,7 @@ def prepare_run(
     `subset` chooses those that are decoded, by default all; of a plan without steps, the first training images too.
     Raises AssayError.
     """
-    progress.line(f"reading {loaded.source_name}")
-    with stage(progress, "finding and hashing images"):
-        samples = read(loaded.plan.data, base=loaded.base)
-    return_freed_memory()  # of the cells of labels, which would stay for the length of the run
-    for line in _unused_review(loaded):
-        progress.line(line)
-    if loaded.plan.minutes is not None or not loaded.plan.steps:  # the plan is ours
-        loaded = with_features(loaded, "all_stages")
-    if loaded.plan.metric is not None:
-        require_defined(loaded.plan.metric, samples)
-    loaded, samples = _with_levels(loaded, samples, progress)
+    loaded, samples = _read_samples(loaded, progress)
     some = samples if subset is None else subset(samples, loaded.plan)
     run = RunFolder(folder)
     caches = _Caches(some, run.cache, settings=loaded.plan.cache or CacheSettings(), progress=progress)
@@ -107,11 +97,8 @@ def prepare_run(
     with together.main_process_first():  # the others read what it notes
         samples = held_back(whole, earlier(loaded.plan, whole, base=loaded.base, run=folder, progress=progress))
     with together.main_process_first():  # the others find it up to date
-        table = resolve_paths(loaded.plan.data, base=loaded.base).get("corrections")
-        ledger = sync_corrections(_fitted_ledger(run, samples, progress), table, samples)
-        ledger = _with_drops(ledger, loaded, samples, progress)
+        ledger = _ledger_of(run, loaded, samples, progress)
     corrected = ledger.of(()).apply(samples)  # by a person and an audit, before any step
-    chosen = None
     with together.main_process_first():  # the others read what it notes
         pinned = pinned_hardware(loaded.plan.hardware, device, run, progress=progress) if loaded.plan.hardware else None
     context = Context(
@@ -133,6 +120,7 @@ def prepare_run(
         run_steps=run_steps,
         metric=loaded.plan.metric,
     )
+    chosen = None
     if loaded.plan.model.backbone == AUTO:
         with together.main_process_first():  # the others read what it notes
             chosen = choose_backbone(Work(*first, loaded.plan.minutes), corrected, context)
@@ -152,6 +140,21 @@ def prepare_run(
     return PreparedRun(
         plan, samples, _those_of(samples, some), ledger, State(corrected, None, key), context, choice, chosen
     )
+
+
+def _read_samples(loaded: LoadedPlan, progress: Progress) -> tuple[LoadedPlan, Samples]:
+    """Return the plan as far as the data fill it in, and the samples that it names."""
+    progress.line(f"reading {loaded.source_name}")
+    with stage(progress, "finding and hashing images"):
+        samples = read(loaded.plan.data, base=loaded.base)
+    return_freed_memory()  # of the cells of labels, which would stay for the length of the run
+    for line in _unused_review(loaded):
+        progress.line(line)
+    if loaded.plan.minutes is not None or not loaded.plan.steps:  # the plan is ours
+        loaded = with_features(loaded, "all_stages")
+    if loaded.plan.metric is not None:
+        require_defined(loaded.plan.metric, samples)
+    return _with_levels(loaded, samples, progress)
 
 
 def _those_of(samples: Samples, some: Samples) -> Samples:
@@ -201,6 +204,13 @@ def _fill_levels(loaded: LoadedPlan) -> LoadedPlan:
         return resize if resize.levels else resize.model_copy(update={"levels": levels})
 
     return replace(loaded, plan=with_parts(loaded.plan, Resize, fill))
+
+
+def _ledger_of(run: RunFolder, loaded: LoadedPlan, samples: Samples, progress: Progress) -> Ledger:
+    """Return the ledger of a run with the corrections that the plan names, and what it leaves out by its audit."""
+    table = resolve_paths(loaded.plan.data, base=loaded.base).get("corrections")
+    ledger = sync_corrections(_fitted_ledger(run, samples, progress), table, samples)
+    return _with_drops(ledger, loaded, samples, progress)
 
 
 def _fitted_ledger(run: RunFolder, samples: Samples, progress: Progress) -> Ledger:
