@@ -30,24 +30,28 @@ UPPER: Record = {
     "augment": AUGMENT,
 }  # fmt: skip
 FLEXMATCH: Record = {"unlabelled": {"method": "flexmatch", "threshold": 0.95, "ratio": 1}}
-TRAININGS: dict[str, tuple[str, str | None, Record]] = {
+UPPER_MORE: Record = UPPER | {"freeze": 5}
+DROP, UNSET, SOFT = ({"action": action} for action in ("drop", "unset", "soft"))
+TRAININGS: dict[str, tuple[str, str | Record | None, Record]] = {
     "plain": ("worse", None, {}),
     "averaged weights": ("worse", None, AVERAGED),
     "generalised cross-entropy": ("worse", None, GENERALISED),
     "smoothing, MixUp, erasing": ("worse", None, MIXED),
     "generalised cross-entropy, MixUp, erasing": ("worse", None, MIXED | GENERALISED),
-    "suspects dropped": ("worse", "drop", AVERAGED),
-    "suspects dropped, MixUp, erasing, flat_cos": ("worse", "drop", MIXED | {"schedule": "flat_cos"}),
-    "suspects unset, FixMatch": ("worse", "unset", UNLABELLED),
+    "suspects dropped": ("worse", DROP, AVERAGED),
+    "suspects dropped, MixUp, erasing, flat_cos": ("worse", DROP, MIXED | {"schedule": "flat_cos"}),
+    "suspects unset, FixMatch": ("worse", UNSET, UNLABELLED),
     f"`{RECIPE}`": ("worse", RECIPE, {}),
     f"`{RECIPE}`, on the aggregate": ("aggregate", RECIPE, {}),
-    "plain, upper stages": ("worse", None, UPPER | {"freeze": 5}),
-    "soft labels by `wrong`, upper stages": ("worse", {"soft": "wrong"}, UPPER | {"freeze": 5}),
-    "suspects unset, FlexMatch, upper stages": ("worse", "unset", UPPER | {**FLEXMATCH, "freeze": 5}),
+    "plain, upper stages": ("worse", None, UPPER_MORE),
+    "soft labels by `wrong`, upper stages": ("worse", {"action": {"soft": "wrong"}}, UPPER_MORE),
+    "soft labels, upper stages": ("worse", SOFT, UPPER_MORE),
+    "soft labels, fine-tuned judge, upper stages": ("worse", {**SOFT, "by": "fine_tuned", "folds": 4}, UPPER_MORE),
+    "suspects unset, FlexMatch, upper stages": ("worse", UNSET, UPPER_MORE | FLEXMATCH),
     "plain, on the aggregate": ("aggregate", None, {}),
     "averaged weights, on the aggregate": ("aggregate", None, AVERAGED),
 }
-"""The column of labels; the recipe, or what `clean_labels` does about suspects; and the settings of the fit."""
+"""The column of labels; the recipe, or the settings of `clean_labels`; and the settings of the fit."""
 
 CLEAN: Record = {"size": 128, "by": "fine_tuned", "folds": 4}
 PLAIN, CEILING = "plain, of the half", "true labels, of the half"
@@ -64,15 +68,16 @@ HALF: dict[str, tuple[str, Record | None, Record]] = {
 """Trainings of the upper stages on images whose truth is known: labels, the repair, what it changes of the fit."""
 
 
-def measure(options: Options, case: tuple[str, str | None, Record], seed: int) -> Record:
+def measure(options: Options, case: tuple[str, str | Record | None, Record], seed: int) -> Record:
     """Train on all images."""
-    column, action, changes = case
+    column, repair, changes = case
     size, epochs = options.size, max(1, round(options.scale * 6))
     fit = {"size": size, "epochs": epochs, **FIT, "augment": AUGMENT, "monitor": "accuracy", **changes}
-    steps = [{"clean_labels": {"size": size, "action": action}}] if action else []
-    steps += [{"probe": {"size": size}}, {"fit": fit}]
-    if action == RECIPE:
-        steps = recipe_steps(RECIPE, size, epochs / 6)
+    if isinstance(repair, str):
+        steps = recipe_steps(repair, size, epochs / 6)
+    else:
+        steps = [{"clean_labels": {"size": size, **repair}}] if repair else []
+        steps += [{"probe": {"size": size}}, {"fit": fit}]
     return trained({**options.data_of("cifar10n"), "heads": {"label": {"column": column}}}, steps, options, seed)
 
 
