@@ -496,6 +496,7 @@ def test_long_tail_fast_adjusts_logits_in_training_and_afterwards(tmp_path: Path
     for head in (first, second):
         assert ([kind.kind for kind in head.kinds], head.class_weights) == (["logit_adjust", "levels"], Inverse())
     assert [member.step for member in together.members] == ["02-rebalance_head", "04-rebalance_head"]
+    assert together.weights == "validation"
 
 
 def test_the_feature_map_is_of_480_features(tmp_path: Path) -> None:
