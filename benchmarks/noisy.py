@@ -1,10 +1,11 @@
 """What choices against wrong labels gain, on cifar10n with labels of which people got 40 % wrong.
 
     python -m benchmarks.noisy DATA [--seeds 0 1 2] [--only NAME ...] [--size 64] [--scale 1.0] [--images 5000]
+        [--epochs 5]
 
 Scored on DATA/cifar10n/test after the last epoch, and at the epoch that validation chose. The seed draws the split.
-The trainings `of the half` are on `--images` of those whose true label is known. True labels train the ceiling alone:
-which share of the gap between it and plain training a repair closes is in a table of its own.
+The trainings `of the half` are on `--images` of those whose true label is known, for `--epochs`. True labels train the
+ceiling alone: which share of the gap between it and plain training a repair closes is in a table of its own.
 """
 
 from collections.abc import Sequence
@@ -89,7 +90,12 @@ def measure_half(options: Options, case: tuple[str, Record | None, Record], seed
         chosen = pl.read_csv(root / "train.csv").join(truth, on="image", how="inner", maintain_order="left")
         chosen.sample(min(options.images, chosen.height), seed=0, shuffle=True).write_csv(path)
     data = {"table": str(path), "root": str(root), "image": "image", "heads": {"label": {"column": column}}}
-    return trained(data, [*([{"clean_labels": repair}] if repair else []), {"fit": UPPER | changes}], options, seed)
+    return trained(
+        data,
+        [*([{"clean_labels": repair}] if repair else []), {"fit": UPPER | {"epochs": options.epochs} | changes}],
+        options,
+        seed,
+    )
 
 
 def trained(data: Record, steps: list[Record], options: Options, seed: int) -> Record:
@@ -135,5 +141,5 @@ if __name__ == "__main__":
         __doc__,
         lambda options: [*by_seed(measure, TRAININGS)(options), *by_seed(measure_half, HALF)(options)],
         lines=lines,
-        settings={"size": 64, "scale": 1.0, "images": 5_000},
+        settings={"size": 64, "scale": 1.0, "images": 5_000, "epochs": 5},
     ).main()
