@@ -19,8 +19,9 @@ from assay.run.train import Run, train
 @pytest.fixture
 def plan(colours: Path, tmp_path: Path, plain_runs: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A plan without steps; a fit ends after two epochs, however much time there is."""
-    monkeypatch.setattr("assay.plan.planner.MOST_EPOCHS", 2)
-    monkeypatch.setattr("assay.plan.planner.DEFAULT_SIZE", 32)
+    monkeypatch.setattr("assay.plan.fit_stages.MOST_EPOCHS", 2)
+    for module in ("planner", "fit_stages"):
+        monkeypatch.setattr(f"assay.plan.{module}.DEFAULT_SIZE", 32)
     path = tmp_path / "plan.yaml"
     model = "model: {backbone: test_efficientnet, weights: none}\nhardware: {precision: fp32, layout: contiguous}\n"
     path.write_text(f"data: {{folder: {colours}}}\n{model}minutes: 10\n")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from assay.files import RunFolder
-from assay.plan.planner import BESIDE, MIN_OPTIMIZER_STEPS, budgeted_stages, default_stages
+from assay.plan.fit_stages import MIN_OPTIMIZER_STEPS
+from assay.plan.planner import BESIDE, budgeted_stages, default_stages
 from assay.plan.stages import (
     CALIBRATION,
     ENSEMBLE,

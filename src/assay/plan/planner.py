@@ -8,11 +8,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from assay.files import StepName
 from assay.models.classifier import FLIPS
+from assay.plan.fit_stages import (
+    CACHED_LINEAR,
+    LARGER,
+    LEAST_FIT,
+    LEAST_WHOLE,
+    MIN_OPTIMIZER_STEPS,
+    MOST_EPOCHS,
+    epoch_seconds,
+    fit_settings,
+    fit_stage,
+    if_better,
+    mixture_stages,
+    more_epochs,
+    pseudo_label_stage,
+    seconds_to_show,
+    upper_stage,
+    usual_epochs,
+)
 from assay.plan.stages import (
     CALIBRATION,
     DEFAULT_SIZE,
@@ -34,12 +51,9 @@ from assay.plan.stages import (
     Stage,
     relative_forward,
 )
-from assay.steps.fit_settings import MOST_VIEWS, VIEWS_SHARE
+from assay.steps.fit_settings import VIEWS_SHARE
 
-MIN_OPTIMIZER_STEPS = 26_000  # images shown in all: where fine-tuning levelled off on sets of a few thousand images
-EPOCHS = (3, 8)
 ROUNDS = 2
-LR = 5e-4  # at 1e-3, few images or wrong labels can destroy pretrained features
 
 SUSPECTS_BEGIN = 3.0  # seconds before any label is judged
 SUSPECT_MODEL = 0.4  # seconds of a linear model at one strength, over those of a search
@@ -48,17 +62,8 @@ SUSPECTS = 0.05  # of the time left: a list of suspect labels may cost no more
 UPPER_EPOCHS, ENLARGED_EPOCHS = 8.0, 16.0  # of the whole network: with more, upper stages (of larger images) need none
 LEAST_AFTER = 4.0  # epochs of the whole network after its upper stages: for fewer these take all of the time
 UPPER_SHARE = 0.35  # of the time left, for the upper stages, where the whole network is trained after them
-MANY_IMAGES = 1_000  # from which upper stages bear twice the rate: on 288 it lowered the probe's accuracy
-LEAST_FIT = 4.0  # seconds: in fewer a fit does not get under way
 LEAST_EPOCH = 0.3  # of upper stages that are not cached: with less they have not recovered from the first steps
-LEAST_WHOLE = 2.0  # epochs of the whole network: with less it is below what was there before it
-LARGER = (160, 192, 224)  # pixels
-ENLARGED_IMAGES = 12_000  # larger images shown to upper stages at least
 PSEUDO = 0.5  # of the time left, for the fit on pseudo-labels
-MIXTURE_SECONDS = 2.5  # to fit Gaussians, with the features at hand
-CACHED_LINEAR = 0.5  # of the seconds of a linear model, where the features are at hand and the images were read
-MIXTURE_EPOCHS, MIXTURE_VIEWS = 6, 4  # of the upper stages, without a budget
-MOST_EPOCHS = 60  # of a fit within a budget: what follows gains nothing that could be measured
 LARGER_PROBES, SMALLER_PROBES = (192, 160), (96, 64)  # pixels: where no fit follows, and where time is too short
 LEAST_SHARE = 0.5  # of the images, below which they are smaller instead: all at 96 pixels teach more than half at 128
 LEAST_PROBE = 1_000  # images of a probe for which the time does not suffice for all
@@ -83,16 +88,16 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
     in memory: no list then. At the end the model
     learns how sure it may be. Without `repairs` no label is changed or added.
     """
-    epochs = _epochs(facts.labelled)
-    fit = {**_fit(facts), "epochs": epochs}
+    epochs = usual_epochs(facts.labelled)
+    fit = {**fit_settings(facts), "epochs": epochs}
     if facts.smoothed and not facts.metric:
         fit["monitor"] = "accuracy"  # wrong validation labels mislead the loss
-    seconds = epochs * _epoch_seconds(facts, speeds.training, speeds)
+    seconds = epochs * epoch_seconds(facts, speeds.training, speeds)
     fits, later = [Stage(WHOLE, {"fit": fit}, seconds)], list[Stage]()
     if facts.lacks_labels:
-        fits = list(_mixture(facts, speeds))
+        fits = list(mixture_stages(facts, speeds))
     elif facts.has_unlabelled:
-        again = {**fit, "start": "pretrained", "epochs": _epochs(facts.labelled + facts.unlabelled)}
+        again = {**fit, "start": "pretrained", "epochs": usual_epochs(facts.labelled + facts.unlabelled)}
         steps = [{"pseudo_label": {"keep": "confidence"}}, {"fit": again}]
         rounds = {"times": ROUNDS, "only_if_better": True, "steps": steps}
         later = [Stage(PSEUDO_LABELS, {"repeat": rounds}, ROUNDS * seconds)]
@@ -137,37 +142,37 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     """Yield the fits that `left` seconds suffice for: each has its seconds, and the last takes all that remain."""
     if facts.lacks_labels:
         if PSEUDO_LABELS not in done:
-            yield from _mixture(facts, speeds, left + ENSEMBLE_SECONDS)  # of one fit there is none
+            yield from mixture_stages(facts, speeds, left + ENSEMBLE_SECONDS)  # of one fit there is none
         return
-    epoch = _epoch_seconds(facts, speeds.training, speeds)
+    epoch = epoch_seconds(facts, speeds.training, speeds)
     epochs, second = left / epoch, _second_seconds(facts, speeds, done)
     begun = {WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS} & set(done)
     a_view = (facts.labelled + facts.validation) * speeds.forward  # about: of all stages
-    least = max(LEAST_FIT, 2 * a_view if facts.cached else LEAST_EPOCH * _epoch_seconds(facts, speeds.upper, speeds))
+    least = max(LEAST_FIT, 2 * a_view if facts.cached else LEAST_EPOCH * epoch_seconds(facts, speeds.upper, speeds))
     begin = UPPER not in done and not begun and left >= least
-    enlarged = _upper(UPPER, facts, speeds, left, larger=LARGER)
+    enlarged = upper_stage(UPPER, facts, speeds, left, larger=LARGER)
     larger_images = enlarged.step["fit"]["size"] > DEFAULT_SIZE
     if begin and epochs < (ENLARGED_EPOCHS if larger_images else LEAST_AFTER / (1 - UPPER_SHARE)):
         yield enlarged
         return
     if begin and epochs < UPPER_EPOCHS:
         seconds = UPPER_SHARE * left
-        yield _upper(UPPER, facts, speeds, seconds)
+        yield upper_stage(UPPER, facts, speeds, seconds)
         left, second = left - seconds, _second_seconds(facts, speeds, [UPPER])
     if WHOLE not in done and not begun and left >= max(LEAST_FIT, LEAST_WHOLE * epoch):
         seconds = _whole_seconds(facts, left, epoch, second)
-        yield _fit_stage(WHOLE, facts, seconds, epoch)
+        yield fit_stage(WHOLE, facts, seconds, epoch)
         left -= seconds
     elif not begun:
         return
     if facts.has_unlabelled and PSEUDO_LABELS not in done and left >= max(LEAST_FIT, epoch):
-        yield _pseudo_labels(facts, left, epoch)
+        yield pseudo_label_stage(facts, left, epoch)
         return
     possible = not (facts.has_unlabelled or LARGER_IMAGES in done)
-    larger = list(_larger(facts, epoch, left / 2 if left >= 2 * second else left)) if possible else []
+    larger = list(larger_images(facts, epoch, left / 2 if left >= 2 * second else left)) if possible else []
     yield from larger
     if not larger and MORE_EPOCHS not in done and max(LEAST_MORE, epoch) <= left < second:
-        yield _more_epochs(facts, left, epoch)
+        yield more_epochs(facts, left, epoch)
 
 
 def _whole_seconds(facts: Facts, left: float, epoch: float, second: float) -> float:
@@ -175,92 +180,14 @@ def _whole_seconds(facts: Facts, left: float, epoch: float, second: float) -> fl
 
     epoch: its seconds. second: the least that are worth a second network.
     """
-    enough, seconds = _seconds_to_show(MIN_OPTIMIZER_STEPS, facts, epoch), left
+    enough, seconds = seconds_to_show(MIN_OPTIMIZER_STEPS, facts, epoch), left
     if facts.has_unlabelled:
         seconds = (1 - PSEUDO) * left
     elif (facts.second or facts.largest >= min(LARGER)) and left > 2 * enough:
         seconds = max(enough, left / 3)
-    elif second <= left - _seconds_to_show(BESIDE, facts, epoch):
+    elif second <= left - seconds_to_show(BESIDE, facts, epoch):
         seconds = left - max(second, BESIDE_SHARE * left)
     return min(seconds, max(LEAST_MOST, 1.5 * MOST_EPOCHS * epoch))  # it ends by itself: speeds are estimates
-
-
-def _upper(name: str, facts: Facts, speeds: Speeds, seconds: float, *, larger: Sequence[int] = ()) -> Stage:
-    """Return a fit of the upper stages within seconds, of the largest images of which enough views and epochs fit."""
-    lr = 2 * LR if facts.labelled >= MANY_IMAGES else LR
-    for size in (*(size for size in reversed(larger) if size <= facts.largest and facts.cached), DEFAULT_SIZE):
-        area = (size / DEFAULT_SIZE) ** 2
-        of_size = replace(speeds, forward=area * speeds.forward, upper=area * speeds.upper)
-        views, epoch = _views(facts, of_size, seconds), _epoch_seconds(facts, of_size.upper, of_size)
-        least = max(ENLARGED_IMAGES / max(1, facts.labelled), LEAST_WHOLE) * epoch
-        if size == DEFAULT_SIZE or (views["views"] > 1 and (1 + VIEWS_SHARE) * least <= seconds):
-            break
-    settings = views if size == DEFAULT_SIZE else {"size": size}  # views are counted again by what the first one took
-    return _fit_stage(name, facts, seconds, epoch, freeze=facts.frozen, lr=lr, **settings)
-
-
-def _views(facts: Facts, speeds: Speeds, seconds: float) -> dict[str, Any]:
-    """Return how many views of an image are cached: so many that these take a third of the time at most.
-
-    Where not even two do, the plain images are all that is seen: a view of their own for each epoch would cost more.
-    """
-    if not facts.cached:
-        return {}
-    a_view = facts.labelled * speeds.forward
-    views = int((VIEWS_SHARE * seconds - facts.validation * speeds.forward) / a_view)
-    return {"views": min(views, MOST_VIEWS)} if views >= 2 else {"views": 1, "augment": None}
-
-
-def _larger(facts: Facts, epoch: float, left: float) -> Iterator[Stage]:
-    """Yield a fit at the largest size of which two epochs fit into the time."""
-    for size in reversed(LARGER):
-        of_larger = epoch * (size / DEFAULT_SIZE) ** 2
-        if size <= facts.largest and left >= 2 * of_larger:
-            yield _fit_stage(LARGER_IMAGES, facts, left, of_larger, size=size, lr=LR / 2)
-            return
-
-
-def _fit_stage(name: str, facts: Facts, seconds: float, epoch: float, **changed: Any) -> Stage:
-    """Return a fit within seconds, `epoch` of which an epoch takes as far as is known; it may be half of that."""
-    epochs = min(max(math.ceil(2 * seconds / epoch), 1), MOST_EPOCHS)
-    settings = {**_fit(facts), "epochs": epochs, "seconds": round(seconds, 1), "keep": "best", **changed}
-    return Stage(name, {"fit": settings}, seconds)
-
-
-def _pseudo_labels(facts: Facts, seconds: float, epoch: float) -> Stage:
-    fit = {**_fit_stage(PSEUDO_LABELS, facts, seconds, epoch).step["fit"], "start": "pretrained"}
-    return Stage(PSEUDO_LABELS, _if_better([{"pseudo_label": {"keep": "confidence"}}, {"fit": fit}]), seconds)
-
-
-def _mixture(facts: Facts, speeds: Speeds, left: float = math.inf) -> Iterator[Stage]:
-    """Yield a stage that labels all images by Gaussians of the classes, and trains the upper stages on these labels.
-
-    Where `left` seconds are too few for these, it fits a linear model to them; where they are too few for that, none.
-    Few labels leave few for validation: what it makes of them is handed on after the last epoch.
-    """
-    every = replace(facts, labelled=facts.labelled + facts.unlabelled)
-    labelling = MIXTURE_SECONDS + 2 * every.labelled * speeds.forward  # two mirror images
-    a_view = (every.labelled + every.validation) * speeds.forward
-    epoch = _epoch_seconds(every, speeds.upper, speeds)
-    label: dict[str, Any] = {"teacher": "mixture", "keep": "all", "weight": "confidence", "only_if_better": True}
-    if left - labelling >= max(LEAST_FIT, 2 * a_view):
-        seconds = left - labelling if left < math.inf else MIXTURE_VIEWS * a_view + MIXTURE_EPOCHS * epoch
-        last: dict[str, Any] = {"freeze": facts.frozen, "take": "last", "keep": "last"}
-        step = _fit_stage(PSEUDO_LABELS, every, seconds, epoch, **last, **_views(every, speeds, seconds)).step
-        if left == math.inf:
-            settings = {name: value for name, value in step["fit"].items() if name != "seconds"}
-            step = {"fit": {**settings, "epochs": MIXTURE_EPOCHS, **({"views": MIXTURE_VIEWS} if facts.cached else {})}}
-        label["soft"] = True  # what a probe does not follow
-    else:
-        step, seconds = {"probe": {"size": DEFAULT_SIZE}}, CACHED_LINEAR * every.labelled * speeds.linear
-        if left < labelling + seconds:
-            return
-    yield Stage(PSEUDO_LABELS, {"repeat": {"times": 1, "steps": [{"pseudo_label": label}, step]}}, labelling + seconds)
-
-
-def _more_epochs(facts: Facts, seconds: float, epoch: float) -> Stage:
-    fit = _fit_stage(MORE_EPOCHS, facts, seconds, epoch, lr=LR / 2).step
-    return Stage(MORE_EPOCHS, _if_better([fit]), seconds)
 
 
 def _second_seconds(facts: Facts, speeds: Speeds, names: Collection[str]) -> float:
@@ -269,10 +196,10 @@ def _second_seconds(facts: Facts, speeds: Speeds, names: Collection[str]) -> flo
     That is another backbone, or the upper stages of the same one, trained from the probe like the whole network.
     """
     if facts.second:
-        return LEAST_SECOND * facts.second_cost * _epoch_seconds(facts, speeds.training, speeds)
+        return LEAST_SECOND * facts.second_cost * epoch_seconds(facts, speeds.training, speeds)
     if UPPER in names or not (facts.cached and facts.validation) or facts.has_unlabelled:
         return math.inf
-    return (1 + VIEWS_SHARE) * _seconds_to_show(BESIDE, facts, _epoch_seconds(facts, speeds.upper, speeds))
+    return (1 + VIEWS_SHARE) * seconds_to_show(BESIDE, facts, epoch_seconds(facts, speeds.upper, speeds))
 
 
 def _ensemble(
@@ -293,17 +220,17 @@ def _ensemble(
         name, seconds = SECOND_BACKBONE if facts.second else ENSEMBLE, left
         members.append(_second_member(facts, speeds, left - ENSEMBLE_SECONDS))
     if len(members) > 1 and facts.validation:
-        yield Stage(name, _if_better([{"ensemble": {"members": members}}]), seconds)
+        yield Stage(name, if_better([{"ensemble": {"members": members}}]), seconds)
 
 
 def _second_member(facts: Facts, speeds: Speeds, left: float) -> Mapping[str, Any]:
     """Return a probe and a fit of the second backbone, or of the upper stages of the first, within `left` seconds."""
     if not facts.second:
         seconds = left - CACHED_LINEAR * facts.labelled * speeds.linear
-        return {"steps": [_probe(facts, speeds).step, _upper(ENSEMBLE, facts, speeds, seconds).step]}
+        return {"steps": [_probe(facts, speeds).step, upper_stage(ENSEMBLE, facts, speeds, seconds).step]}
     probe = _probe(facts, Speeds(facts.second_cost * speeds.forward, 0, 0, speeds.linear))
-    epoch = facts.second_cost * _epoch_seconds(facts, speeds.training, speeds)
-    fit = _fit_stage(SECOND_BACKBONE, facts, left - probe.seconds, epoch)
+    epoch = facts.second_cost * epoch_seconds(facts, speeds.training, speeds)
+    fit = fit_stage(SECOND_BACKBONE, facts, left - probe.seconds, epoch)
     return {"model": {"backbone": facts.second}, "steps": [probe.step, fit.step]}
 
 
@@ -315,24 +242,6 @@ def _mirrored(facts: Facts, speeds: Speeds, left: float) -> Iterator[Stage]:
     seconds = views * facts.validation * a_view
     if views > 1 and 0 < seconds <= left - (views - 1) * facts.test * a_view:
         yield Stage(VIEWS, {"tune_views": {"flip": facts.flip}}, seconds)
-
-
-def _if_better(steps: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a step that hands on the model of others where validation gains by it."""
-    return {"repeat": {"times": 1, "only_if_better": True, "steps": steps}}
-
-
-def _fit(facts: Facts) -> dict[str, Any]:
-    return {
-        "size": DEFAULT_SIZE,
-        "lr": LR,
-        "optimizer": {"kind": "adamw", "weight_decay": 0.02},
-        "schedule": "one_cycle",
-        "loss": {"smoothing": 0.1 if facts.smoothed else 0.0},
-        "augment": {"crop": [0.5, 1.0], "flip": facts.flip},
-        "ema": 0.99,
-        **({} if facts.repairs else {"class_weights": None}),  # whatever the metric would have
-    }
 
 
 def _probe(facts: Facts, speeds: Speeds, left: float = math.inf, *, alone: bool = False) -> Stage:
@@ -385,16 +294,3 @@ def _calibration(facts: Facts, speeds: Speeds, left: float) -> Stage:
         return Stage(CALIBRATION, {"calibrate": {"examples": 0}}, CALIBRATION_SECONDS)
     seconds = CALIBRATION_SECONDS + (examples + facts.validation) * speeds.forward
     return Stage(CALIBRATION, {"calibrate": settings}, seconds)
-
-
-def _epoch_seconds(facts: Facts, an_image: float, speeds: Speeds) -> float:
-    return facts.labelled * an_image + facts.validation * speeds.forward
-
-
-def _seconds_to_show(images: int, facts: Facts, epoch: float) -> float:
-    """Return the seconds in which a fit shows so many images, and has the fewest epochs that are worth it."""
-    return max(images / max(1, facts.labelled), EPOCHS[0]) * epoch
-
-
-def _epochs(images: int) -> int:
-    return min(max(round(MIN_OPTIMIZER_STEPS / images), EPOCHS[0]), EPOCHS[1])
