@@ -97,6 +97,14 @@ def test_of_the_stages_of_a_run_within_minutes_the_best_is_handed_on(tmp_path: P
     assert lines[0].startswith("02-fit validates worse than 01-probe, within chance: accuracy is worse by 0.017")
 
 
+def test_too_few_validation_images_choose_no_stage_within_chance(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("assay.run.conclusions.SMALL_N", 1_000)
+    run, steps = run_of(tmp_path, probe=2, fit=3)
+    choice = choose_model(steps, validation(), run, "best_step", any_better=True)
+    assert choice is not None
+    assert (choice["step"], choice["better"]) == ("02-fit", None)
+
+
 def test_models_are_compared_by_the_metric_of_the_plan(tmp_path: Path) -> None:
     run, steps = run_of(tmp_path, probe=0, fit=20)
     choice = choose_model(steps, validation(), run, "best_step", metric="balanced_accuracy")

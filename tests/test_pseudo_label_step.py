@@ -130,6 +130,26 @@ def test_a_mixture_labels_images_only_where_labels_held_out_show_that_it_helps(
     assert any(f"colour: {says}: Gaussians of all images predict" in line for line in carry.said)
 
 
+def test_labels_held_out_are_judged_by_features_that_they_have_not_taught(carry: Carry, monkeypatch: Any) -> None:
+    from assay.steps import pseudo_label
+
+    given: list[tuple[Any, Any]] = []
+
+    def gain(head: Head, codes: Any, features: Any, mixture: Any, *, seed: int) -> Metric:
+        given.append((features, mixture.held_out))
+        return Metric(0.1, 12, 0.05, 0.15)
+
+    monkeypatch.setattr(pseudo_label, "gain_of_mixture", gain)
+    label = "pseudo_label: {teacher: mixture, keep: all, soft: true, only_if_better: true}"
+    kept = [
+        step(carry(PROBE, *fit, label, PROBE), f"0{len(fit) + 2}-pseudo_label")["details"]["colour"]["mean confidence"]
+        for fit in ((), ("fit: {size: 32, epochs: 2, batch: 8, lr: 1e-2}",))
+    ]
+    assert kept[0] != kept[1]  # the labels themselves are those of the newest features
+    for published, trained in zip(*given, strict=True):
+        np.testing.assert_allclose(trained, published, atol=1e-5)
+
+
 def test_only_a_mixture_is_compared_with_a_linear_model(carry: Carry) -> None:
     with pytest.raises(PlanError, match="take teacher: mixture, or put the step into a repeat with only_if_better"):
         carry(PROBE, "pseudo_label: {only_if_better: true}", PROBE)

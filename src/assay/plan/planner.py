@@ -23,6 +23,7 @@ from assay.plan.fit_stages import (
     fit_settings,
     fit_stage,
     if_better,
+    larger_images,
     mixture_stages,
     more_epochs,
     pseudo_label_stage,
@@ -151,8 +152,8 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     least = max(LEAST_FIT, 2 * a_view if facts.cached else LEAST_EPOCH * epoch_seconds(facts, speeds.upper, speeds))
     begin = UPPER not in done and not begun and left >= least
     enlarged = upper_stage(UPPER, facts, speeds, left, larger=LARGER)
-    larger_images = enlarged.step["fit"]["size"] > DEFAULT_SIZE
-    if begin and epochs < (ENLARGED_EPOCHS if larger_images else LEAST_AFTER / (1 - UPPER_SHARE)):
+    is_enlarged = enlarged.step["fit"]["size"] > DEFAULT_SIZE
+    if begin and epochs < (ENLARGED_EPOCHS if is_enlarged else LEAST_AFTER / (1 - UPPER_SHARE)):
         yield enlarged
         return
     if begin and epochs < UPPER_EPOCHS:

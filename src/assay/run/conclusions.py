@@ -14,7 +14,7 @@ from assay.labels.edits import Cell
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
 from assay.messages import limits_text, plain
-from assay.metrics.intervals import Estimate
+from assay.metrics.intervals import SMALL_N, Estimate
 from assay.metrics.metrics import estimate, gain, headline
 from assay.plan.stages import Stage
 from assay.predictions.predict import Predictions
@@ -57,7 +57,8 @@ def choose_model(
 ) -> HandedOn | None:
     """Return the step whose model is handed on: the last, or an earlier one that validates better beyond chance.
 
-    With `any_better`, one that validates better at all: of stages that begin with each other's model, the best.
+    With `any_better`, one that validates better at all: of stages that begin with each other's model, the best. Of
+    fewer than `SMALL_N` validation images that would be chance.
 
     Of `steps`, in order, those of the plan's own list count. "Beyond chance" is a paired 95 % interval of the headline
     metric (`metric`, where the plan names one) above 0, on the same validation images. None where no step made a model.
@@ -82,7 +83,7 @@ def choose_model(
     better = {
         other: change
         for other, change in gains.items()
-        if change.low is not None and (change.low > 0 or (any_better and change.value > 0))
+        if change.low is not None and (change.low > 0 or (any_better and change.n >= SMALL_N and change.value > 0))
     }
     if not better:
         return {**choice, "metric": name}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,9 +17,10 @@ from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
-from assay.labels.subset import partly_unknown
+from assay.labels.subset import labelled, partly_unknown
 from assay.metrics.metrics import probabilities_of
 from assay.models.backbones import feature_widths
+from assay.models.classifier import Classifier
 from assay.models.ensemble import Model, load_model
 from assay.models.trained_model import trained_on_mask
 from assay.predictions.inference import PLAIN, View
@@ -38,10 +39,13 @@ from assay.repair.pseudo_labels import (
 )
 from assay.repair.transduction import Mixture, class_mixture, gain_of_mixture
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
-from assay.steps.hardware import inference_for
+from assay.steps.hardware import InputSize, inference_for
 from assay.steps.soft_targets import soft_targets, write_soft_targets
-from assay.steps.start import heads_named, trained_before
+from assay.steps.start import bare_classifier, heads_named, trained_before
 from assay.steps.suspect_lists import evidence
+
+Networks = Sequence[tuple[Classifier, InputSize]]
+"""Classifiers, and what images they take."""
 
 LISTED_CLASSES = 12  # with their counts in a line
 MOST_COMPARED = 5_000  # labelled images, and validation ones, that show what is foreign to them
@@ -109,6 +113,7 @@ def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepRe
     rows = np.any([head.any_cell(cells) for (_, head, _), cells in zip(heads, unknown, strict=True)], axis=0)
     given = np.any([head.known(codes) for (_, head, _), (codes, _) in zip(heads, known, strict=True)], axis=0)
     answers = _answers(settings, state, context, unknown=rows, given=given)
+    unseen = _with_unseen_features(answers, state, context, _views(settings)) if settings.only_if_better else answers
     edits: list[Edit] = []
     details: dict[str, object] = {}
     soft = {name: path for name, path in state.soft.items() if name not in {head.name for _, head, _ in heads}}
@@ -120,7 +125,8 @@ def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepRe
             mixture = _mixture(head, codes, answers, context)
             probabilities = np.asarray((probabilities + mixture.probabilities) / 2, np.float32)
             if asks:
-                gain = gain_of_mixture(head, codes, answers.features, mixture, seed=context.seed)
+                judge = mixture if unseen is answers else _mixture(head, codes, unseen, context)
+                gain = gain_of_mixture(head, codes, unseen.features, judge, seed=context.seed)
         chosen = choose_pseudo_labels(
             head,
             codes,
@@ -183,28 +189,48 @@ def _answers(
         return replace(answers, by_view=[np.full((len(train), space.width), np.nan, np.float32)])
     model, asked = load_model(state.model), np.flatnonzero(unknown | given if mixture else unknown)
     total: Floats = np.zeros((1, 1), np.float32)
-    for number, view in enumerate(views := _views(settings)):
-        of_view = _features(model, train.take(asked), context, view)
+    if settings.foreign == "leave":
+        answers = _without_foreign(answers, model, asked, ~given, state=state, context=context)
+    for view in (views := _views(settings)):
+        of_view = _features(_networks(model), train.take(asked), context, view)
         answers.by_view.append(np.full((len(train), space.width), np.nan, np.float32))
         answers.by_view[-1][asked] = probabilities_of(space, model.logits(_raw(model, of_view)))
-        if number == 0 and settings.foreign == "leave":
-            answers = _without_foreign(answers, model, of_view, asked, ~given, state=state, context=context)
         total = total + np.concatenate(of_view, axis=1)
     if mixture:
         features = np.full((len(train), total.shape[1]), np.nan, np.float32)
         features[asked] = total / len(views)
-        widths = [width for network in model.networks for width in feature_widths(network.classifier.backbone)]
-        answers = replace(answers, features=features, widths=tuple(widths))
+        answers = replace(answers, features=features, widths=_widths(_networks(model)))
     return answers
 
 
-def _features(model: Model, samples: Samples, context: Context, view: View = PLAIN) -> list[Floats]:
-    """Return the features (N, F) of images by each network of a model."""
+def _networks(model: Model) -> Networks:
+    return [(network.classifier, network) for network in model.networks]
+
+
+def _has_learnt(start: str, state: State, context: Context) -> bool:
+    """Return whether the features of the model so far (`previous`), or of the weights to begin with, know labels."""
+    backbone, _ = trained_before(start, state, context)
+    return bool(trained_on_mask(backbone, labelled(state.samples.part("train"))).any())
+
+
+def _unseen_networks(model: Model, state: State, context: Context) -> Networks:
+    """Return a model's networks, or where their features have learnt from these labels, what the plan begins with.
+
+    Only by features that no label has taught is an image with a label as near to others as one without.
+    """
+    if not _has_learnt("previous", state, context):
+        return _networks(model)
+    first = model.networks[0]
+    return [(bare_classifier(state, context, size=first.size), first)]
+
+
+def _features(networks: Networks, samples: Samples, context: Context, view: View = PLAIN) -> list[Floats]:
+    """Return the features (N, F) of images by each network."""
     parts = []
-    for network in model.networks:
-        inference = inference_for(network.classifier, network, context)
+    for classifier, of in networks:
+        inference = inference_for(classifier, of, context)
         parts.append(inference.features(samples.ids, folder=context.run.cache, progress=context.progress, view=view))
-        network.classifier.cpu()
+        classifier.cpu()
     return parts
 
 
@@ -218,14 +244,7 @@ def _raw(model: Model, features: list[Floats]) -> list[Floats]:
 
 
 def _without_foreign(
-    answers: _Answers,
-    model: Model,
-    features: list[Floats],
-    asked: Ints,
-    unlabelled: Bools,
-    *,
-    state: State,
-    context: Context,
+    answers: _Answers, model: Model, asked: Ints, unlabelled: Bools, *, state: State, context: Context
 ) -> _Answers:
     """Return the answers with the unlabelled images marked that are unlike the labelled ones, and a note of them."""
     generator = np.random.default_rng(context.seed)
@@ -234,9 +253,12 @@ def _without_foreign(
         part.take(np.sort(generator.permutation(rows)[:MOST_COMPARED]))
         for part, rows in ((train, np.flatnonzero(~unlabelled)), (validation, np.arange(len(validation))))
     )
-    known, of_validation = (unit_features(_features(model, part, context)) for part in (examples, held))
-    unseen = not trained_on_mask(trained_before("previous", state, context)[0], examples).any()
-    far = foreign(unit_features(features), known, of_validation, unseen=unseen)
+    networks = _unseen_networks(model, state, context)
+    features, known, of_validation = (
+        unit_features(_features(networks, part, context)) for part in (train.take(asked), examples, held)
+    )
+    unseen = not all(_has_learnt(start, state, context) for start in ("previous", "pretrained"))
+    far = foreign(features, known, of_validation, unseen=unseen)
     if far is None:
         return replace(
             answers, notes=("too few labelled images to tell which unlabelled ones are unlike the labelled ones",)
@@ -248,6 +270,24 @@ def _without_foreign(
         "get no label; `foreign: label` labels them too"
     )
     return replace(answers, foreign=marked, notes=(note,) if marked.any() else ())
+
+
+def _with_unseen_features(answers: _Answers, state: State, context: Context, views: Sequence[View]) -> _Answers:
+    """Return the answers with features that no label has taught: only these tell what labels held out are worth."""
+    if state.model is None or not answers.widths or not _has_learnt("previous", state, context):
+        return answers
+    networks = _unseen_networks(load_model(state.model), state, context)
+    asked = np.flatnonzero(np.isfinite(answers.features).all(axis=1))
+    images = state.samples.part("train").take(asked)
+    of_views = [np.concatenate(_features(networks, images, context, view), axis=1) for view in views]
+    features = np.full((len(answers.features), of_views[0].shape[1]), np.nan, np.float32)
+    features[asked] = sum(of_views) / len(views)
+    return replace(answers, features=features, widths=_widths(networks))
+
+
+def _widths(networks: Networks) -> tuple[int, ...]:
+    """Return the widths of the blocks of their features, one after the other."""
+    return tuple(width for classifier, _ in networks for width in feature_widths(classifier.backbone))
 
 
 def _mixture(head: Head, codes: Codes, answers: _Answers, context: Context) -> Mixture:
