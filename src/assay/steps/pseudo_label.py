@@ -48,6 +48,7 @@ Networks = Sequence[tuple[Classifier, InputSize]]
 """Classifiers, and what images they take."""
 
 LISTED_CLASSES = 12  # with their counts in a line
+LEARNT_ODDS = 3.0  # of an answer by features that know the labels: from 2 to 5 as good (docs/RESULTS.md)
 MOST_COMPARED = 5_000  # labelled images, and validation ones, that show what is foreign to them
 
 
@@ -60,7 +61,8 @@ class PseudoLabelSettings(StepSettings):
     teacher: Literal["model", "mixture"] = Field(
         "model",
         description="Whose answers: the newest model's, or the mean of these and of a Gaussian for each class, fitted "
-        "to its features of labelled and unlabelled images together; for multi-class heads.",
+        "to its features of labelled and unlabelled images together, and once more to those of the weights that the plan "
+        "begins with where its own have learnt from the labels; for multi-class heads.",
     )
     foreign: Literal["leave", "label"] = Field(
         "leave", description="What becomes of images that are unlike the labelled ones, and may be of no class."
@@ -113,7 +115,7 @@ def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepRe
     rows = np.any([head.any_cell(cells) for (_, head, _), cells in zip(heads, unknown, strict=True)], axis=0)
     given = np.any([head.known(codes) for (_, head, _), (codes, _) in zip(heads, known, strict=True)], axis=0)
     answers = _answers(settings, state, context, unknown=rows, given=given)
-    unseen = _with_unseen_features(answers, state, context, _views(settings)) if settings.only_if_better else answers
+    unseen = _with_unseen_features(answers, state, context, _views(settings))
     edits: list[Edit] = []
     details: dict[str, object] = {}
     soft = {name: path for name, path in state.soft.items() if name not in {head.name for _, head, _ in heads}}
@@ -124,9 +126,12 @@ def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepRe
         if settings.teacher == "mixture" and cells.any():
             mixture = _mixture(head, codes, answers, context)
             probabilities = np.asarray((probabilities + mixture.probabilities) / 2, np.float32)
+            if unseen is not answers:
+                mixture = _mixture(head, codes, unseen, context)
+                share = _trust(mixture, codes)
+                probabilities = share * mixture.probabilities + (1 - share) * probabilities
             if asks:
-                judge = mixture if unseen is answers else _mixture(head, codes, unseen, context)
-                gain = gain_of_mixture(head, codes, unseen.features, judge, seed=context.seed)
+                gain = gain_of_mixture(head, codes, unseen.features, mixture, seed=context.seed)
         chosen = choose_pseudo_labels(
             head,
             codes,
@@ -300,6 +305,18 @@ def _mixture(head: Head, codes: Codes, answers: _Answers, context: Context) -> M
         f"{mixture.temperature:g}"
     )
     return mixture
+
+
+def _trust(mixture: Mixture, codes: Codes) -> np.float32:
+    """Return the share of a mixture of published features in the answers, beside features that the labels taught.
+
+    The more of the labels held out from it it names, by their odds. Of features that know the labels none are held out:
+    they are taken to name three of four.
+    """
+    held = mixture.folds >= 0
+    right = np.count_nonzero(mixture.held_out[held].argmax(axis=1) == codes[held])
+    odds = (right + 0.5) / (np.count_nonzero(held) - right + 0.5)
+    return np.float32(odds / (odds + LEARNT_ODDS))
 
 
 def _views(settings: PseudoLabelSettings) -> list[View]:
