@@ -22,7 +22,9 @@ from assay.labels.space import Head, LabelSpace
 from assay.metrics.intervals import Metric
 from assay.predictions.predict import Predictions
 from assay.repair.pseudo_labels import All, choose_pseudo_labels
+from assay.repair.transduction import Mixture
 from assay.run.train import Run
+from assay.steps.pseudo_label import PseudoLabelSettings, predicted_images, trust
 from assay.steps.soft_targets import soft_targets, write_soft_targets
 from assay.training.sources import LabelTensors
 from factories import COLOURS, write_images
@@ -148,6 +150,26 @@ def test_labels_held_out_are_judged_by_features_that_they_have_not_taught(carry:
     assert kept[0] != kept[1]  # the labels themselves are those of the newest features
     for published, trained in zip(*given, strict=True):
         np.testing.assert_allclose(trained, published, atol=1e-5)
+
+
+@pytest.mark.parametrize(("right", "share"), [(0, 0.02), (6, 0.32), (9, 0.68), (10, 0.88), (None, 0.25)])
+def test_published_features_count_by_the_labels_held_out_that_they_name(right: int | None, share: float) -> None:
+    codes = np.array([*[0] * 10, -1])
+    held = np.full((11, 2), np.nan, np.float32)
+    folds = np.full(11, -1)
+    if right is not None:
+        held[:10], folds[:10] = (0.1, 0.9), np.arange(10) % 3
+        held[:right] = (0.9, 0.1)
+    mixture = Mixture(held, 10, 1.0, held, folds)
+    assert trust(mixture, codes) == pytest.approx(share, abs=0.01)
+
+
+def test_features_that_have_learnt_cost_those_of_published_weights_besides(carry: Carry) -> None:
+    samples = Samples.read(carry(PROBE).folder / "samples.parquet")  # 12 labelled, 36 not, 12 for validation
+    mixture, model = (PseudoLabelSettings(teacher=teacher, keep=All()) for teacher in ("mixture", "model"))
+    for settings, once, again in ((mixture, 2 * 48, 2 * 48), (model, 36, 36)):
+        assert predicted_images(settings, samples, learnt=False) == once + 24
+        assert predicted_images(settings, samples, learnt=True) == once + again + 24
 
 
 def test_only_a_mixture_is_compared_with_a_linear_model(carry: Carry) -> None:

@@ -103,7 +103,8 @@ SMALL = {
     "missing-labels-fast": [
         "model.backbone=test_efficientnet",
         "steps.0.probe.size=32",
-        *(f"steps.2.fit.{value}" for value in ("size=32", "epochs=1", "batch=8", "views=2")),
+        *(f"steps.1.fit.{value}" for value in ("size=32", "epochs=1", "batch=8")),
+        *(f"steps.3.fit.{value}" for value in ("size=32", "epochs=1", "batch=8", "views=2")),
     ],
     "noisy-labels-fast": [
         "model.backbone=test_efficientnet",

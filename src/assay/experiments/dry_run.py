@@ -255,7 +255,8 @@ class _Estimator:
         if isinstance(settings, ProbeSettings) and settings.images is not None:
             train = train.take(np.arange(min(settings.images, len(train))))
         if kind == "pseudo_label" or trained:
-            images = len(train) if judges else predicted_images(settings, state.samples)
+            learnt = self.backbone != PRETRAINED
+            images = len(train) if judges else predicted_images(settings, state.samples, learnt=learnt)
             return replace(estimate, seconds=seconds * images)
         parts = [("", train), ("", validation)]
         backbone = (settings.weights or PRETRAINED) if judges else self.backbone

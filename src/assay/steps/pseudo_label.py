@@ -61,8 +61,8 @@ class PseudoLabelSettings(StepSettings):
     teacher: Literal["model", "mixture"] = Field(
         "model",
         description="Whose answers: the newest model's, or the mean of these and of a Gaussian for each class, fitted "
-        "to its features of labelled and unlabelled images together, and once more to those of the weights that the plan "
-        "begins with where its own have learnt from the labels; for multi-class heads.",
+        "to its features of labelled and unlabelled images together, and to those of the weights that the plan begins "
+        "with where its own have learnt from the labels; for multi-class heads.",
     )
     foreign: Literal["leave", "label"] = Field(
         "leave", description="What becomes of images that are unlike the labelled ones, and may be of no class."
@@ -128,7 +128,8 @@ def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepRe
             probabilities = np.asarray((probabilities + mixture.probabilities) / 2, np.float32)
             if unseen is not answers:
                 mixture = _mixture(head, codes, unseen, context)
-                share = _trust(mixture, codes)
+                share = trust(mixture, codes)
+                context.progress.line(f"  {head.name}: those of published features count {share:.0%}")
                 probabilities = share * mixture.probabilities + (1 - share) * probabilities
             if asks:
                 gain = gain_of_mixture(head, codes, unseen.features, mixture, seed=context.seed)
@@ -307,11 +308,11 @@ def _mixture(head: Head, codes: Codes, answers: _Answers, context: Context) -> M
     return mixture
 
 
-def _trust(mixture: Mixture, codes: Codes) -> np.float32:
+def trust(mixture: Mixture, codes: Codes) -> np.float32:
     """Return the share of a mixture of published features in the answers, beside features that the labels taught.
 
-    The more of the labels held out from it it names, by their odds. Of features that know the labels none are held out:
-    they are taken to name three of four.
+    The more of the labels held out from it it names, the more, by their odds. From features that know the labels none
+    are held out: they are taken to name three of four.
     """
     held = mixture.folds >= 0
     right = np.count_nonzero(mixture.held_out[held].argmax(axis=1) == codes[held])
@@ -326,12 +327,14 @@ def _views(settings: PseudoLabelSettings) -> list[View]:
     return [PLAIN, *(view for view in others if view != PLAIN)]
 
 
-def predicted_images(settings: PseudoLabelSettings, samples: Samples) -> int:
-    """Return how many images, or views of them, pass through the network."""
+def predicted_images(settings: PseudoLabelSettings, samples: Samples, *, learnt: bool) -> int:
+    """Return how many images, or views of them, pass through a network; `learnt`: the newest knows the labels."""
     train, validation = samples.part("train"), samples.part("val")
-    asked = len(train if settings.teacher == "mixture" else partly_unknown(train))
-    compared = [int(train.labelled().sum()), len(validation)] if settings.foreign == "leave" else []
-    return len(_views(settings)) * asked + sum(min(count, MOST_COMPARED) for count in compared)
+    is_mixture, leaves = settings.teacher == "mixture", settings.foreign == "leave"
+    asked, views = len(train if is_mixture else partly_unknown(train)), len(_views(settings))
+    compared = [int(train.labelled().sum()), len(validation)] if leaves else []
+    unseen = (views if is_mixture else int(leaves)) * asked if learnt else 0
+    return views * asked + unseen + sum(min(count, MOST_COMPARED) for count in compared)
 
 
 def _details(chosen: PseudoLabels, changes: Changes, unknown: int, context: Context) -> dict[str, object]:
