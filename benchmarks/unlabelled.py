@@ -51,7 +51,8 @@ def steps_by(options: Options, kind: str, settings: Any) -> list[Record]:
     probe = {"probe": {"size": options.size}}
     again = {"times": 2, "steps": [{"pseudo_label": {"keep": settings}}, {"fit": everything}]}
     if kind == "recipe":
-        return recipe_steps(RECIPE, options.size, options.scale)
+        first, labelled_fit, *others = recipe_steps(RECIPE, options.size, options.scale)
+        return [first, *([] if settings == "all" else [labelled_fit]), *others]  # the last fit learns from all of them
     if kind == "rounds":
         return [probe, {"fit": labelled}, {"repeat": again}]
     return [probe, {"fit": everything if kind == "all" else {**labelled, **settings}}]
