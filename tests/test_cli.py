@@ -293,7 +293,7 @@ def test_evaluate_says_what_views_gained_and_cost(runs: Runs, tmp_path: Path) ->
     done = invoke("evaluate", "runs/x", photos(tmp_path / "labelled"), "--tta", "flips")
     assert done.exit_code == 0, done.output
     assert re.search(r"these images +0\.900(.*\n)*.*these images, tta +0\.900", done.stdout)
-    assert re.search(r"accuracy +\+0\.9000 +\+0\.8000 to \+0\.9700 +40", done.stdout)
+    assert re.search(r"accuracy +\+0\.9000 +\[\+0\.8000, \+0\.9700\] +40", done.stdout)
     assert "Every interval holds 0" not in done.stdout
     assert "They took 2.0 s, the plain images 1.0 s.\n" in done.stdout
 

@@ -125,7 +125,7 @@ def test_the_same_interval_is_in_the_terminal_on_the_page_and_after_evaluate(fin
     metric = run.metrics["scores"]["metrics"]["accuracy"]
     validation = evaluate(run, Samples.read(finished / "samples.parquet").part("val"))["scores"]["metrics"]["accuracy"]
     assert validation == pytest.approx(metric)
-    text = f"{metric['value']:.3f} [{metric['low']:.3f}–{metric['high']:.3f}]"
+    text = f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
     assert text in "".join(plain_lines(metrics_table({"03-calibrate": run.metrics["scores"]})))
     assert f"{100 * metric['low']:.1f}–{100 * metric['high']:.1f}" in page(finished)
 
