@@ -78,6 +78,24 @@ def test_images_of_another_kind_get_no_label(images: Path, carry_table: Carry, t
         assert (other, familiar) == (15, 54)
 
 
+@pytest.mark.parametrize("teacher", ["model", "mixture"])
+def test_after_a_fit_on_the_labels_published_features_tell_it(images: Path, carry_table: Carry, teacher: str) -> None:
+    """Nine validation images alone could not, and to the features of the fit the labelled ones are no new images."""
+    rows = [
+        (f"{name}/{number}.png", name if number < 21 else None, "val" if 18 <= number < 21 else "train")
+        for name in COLOURS
+        for number in range(60)
+    ] + [(f"other/other-{number}.png", None, "train") for number in range(15)]
+    table = pl.DataFrame(rows, schema=["image", "colour", "split"], orient="row")
+    fit = "fit: {size: 32, epochs: 1, batch: 16, lr: 1e-3}"
+    label = f"pseudo_label: {{keep: all, teacher: {teacher}}}"
+    run = carry_table(images, table, fit, label, PROBE, model=ALL_STAGES)
+    other, familiar = foreign_labels(run)
+    assert other == 0
+    assert familiar >= 100
+    assert noted(run) == (15 + 117 - familiar, 132)
+
+
 def test_a_mixture_of_tags_is_refused_before_anything_is_trained(images: Path, carry_table: Carry) -> None:
     rows = [(f"{name}/0.png", int(name == "red"), int(name == "blue")) for name in COLOURS]
     table = pl.DataFrame(rows, schema=["image", "warm", "cold"], orient="row")
