@@ -58,7 +58,7 @@ CLEAN: Record = {"size": 128, "by": "fine_tuned", "folds": 4}
 PLAIN, CEILING = "plain, of the half", "true labels, of the half"
 HALF: dict[str, tuple[str, Record | None, Record]] = {
     PLAIN: ("worse", None, {}),
-    "soft labels, of the half": ("worse", {**CLEAN, "action": "soft"}, {}),
+    "soft labels, of the half": ("worse", CLEAN | SOFT, {}),
     "soft labels by `wrong`, of the half": ("worse", {**CLEAN, "action": {"soft": "wrong"}}, {}),
     "soft labels by `wrong`, judge on features, of the half": ("worse", {"action": {"soft": "wrong"}}, {}),
     "soft labels by two rounds, of the half": ("worse", {**CLEAN, "action": "soft", "rounds": 2}, {}),
@@ -90,12 +90,8 @@ def measure_half(options: Options, case: tuple[str, Record | None, Record], seed
         chosen = pl.read_csv(root / "train.csv").join(truth, on="image", how="inner", maintain_order="left")
         chosen.sample(min(options.images, chosen.height), seed=0, shuffle=True).write_csv(path)
     data = {"table": str(path), "root": str(root), "image": "image", "heads": {"label": {"column": column}}}
-    return trained(
-        data,
-        [*([{"clean_labels": repair}] if repair else []), {"fit": UPPER | {"epochs": options.epochs} | changes}],
-        options,
-        seed,
-    )
+    fit = {"fit": UPPER | {"epochs": options.epochs} | changes}
+    return trained(data, [*([{"clean_labels": repair}] if repair else []), fit], options, seed)
 
 
 def trained(data: Record, steps: list[Record], options: Options, seed: int) -> Record:
