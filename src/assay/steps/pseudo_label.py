@@ -195,10 +195,13 @@ def _answers(
         return replace(answers, by_view=[np.full((len(train), space.width), np.nan, np.float32)])
     model, asked = load_model(state.model), np.flatnonzero(unknown | given if mixture else unknown)
     total: Floats = np.zeros((1, 1), np.float32)
-    if settings.foreign == "leave":
-        answers = _without_foreign(answers, model, asked, ~given, state=state, context=context)
-    for view in (views := _views(settings)):
+    networks = _unseen_networks(model, state, context)
+    for number, view in enumerate(views := _views(settings)):
         of_view = _features(_networks(model), train.take(asked), context, view)
+        if number == 0 and settings.foreign == "leave":
+            plain = of_view if networks is None else _features(networks, train.take(asked), context, view)
+            compared = networks or _networks(model)
+            answers = _without_foreign(answers, compared, plain, asked, ~given, state=state, context=context)
         answers.by_view.append(np.full((len(train), space.width), np.nan, np.float32))
         answers.by_view[-1][asked] = probabilities_of(space, model.logits(_raw(model, of_view)))
         total = total + np.concatenate(of_view, axis=1)
@@ -219,13 +222,13 @@ def _has_learnt(start: str, state: State, context: Context) -> bool:
     return bool(trained_on_mask(backbone, labelled(state.samples.part("train"))).any())
 
 
-def _unseen_networks(model: Model, state: State, context: Context) -> Networks:
-    """Return a model's networks, or where their features have learnt from these labels, what the plan begins with.
+def _unseen_networks(model: Model, state: State, context: Context) -> Networks | None:
+    """Return what the plan begins with, where a model's features have learnt from these labels; else None.
 
     Only by features that no label has taught is an image with a label as near to others as one without.
     """
     if not _has_learnt("previous", state, context):
-        return _networks(model)
+        return None
     first = model.networks[0]
     return [(bare_classifier(state, context, size=first.size), first)]
 
@@ -250,7 +253,14 @@ def _raw(model: Model, features: list[Floats]) -> list[Floats]:
 
 
 def _without_foreign(
-    answers: _Answers, model: Model, asked: Ints, unlabelled: Bools, *, state: State, context: Context
+    answers: _Answers,
+    networks: Networks,
+    features: list[Floats],
+    asked: Ints,
+    unlabelled: Bools,
+    *,
+    state: State,
+    context: Context,
 ) -> _Answers:
     """Return the answers with the unlabelled images marked that are unlike the labelled ones, and a note of them."""
     generator = np.random.default_rng(context.seed)
@@ -259,12 +269,9 @@ def _without_foreign(
         part.take(np.sort(generator.permutation(rows)[:MOST_COMPARED]))
         for part, rows in ((train, np.flatnonzero(~unlabelled)), (validation, np.arange(len(validation))))
     )
-    networks = _unseen_networks(model, state, context)
-    features, known, of_validation = (
-        unit_features(_features(networks, part, context)) for part in (train.take(asked), examples, held)
-    )
+    known, of_validation = (unit_features(_features(networks, part, context)) for part in (examples, held))
     unseen = not all(_has_learnt(start, state, context) for start in ("previous", "pretrained"))
-    far = foreign(features, known, of_validation, unseen=unseen)
+    far = foreign(unit_features(features), known, of_validation, unseen=unseen)
     if far is None:
         return replace(
             answers, notes=("too few labelled images to tell which unlabelled ones are unlike the labelled ones",)
@@ -280,9 +287,11 @@ def _without_foreign(
 
 def _with_unseen_features(answers: _Answers, state: State, context: Context, views: Sequence[View]) -> _Answers:
     """Return the answers with features that no label has taught: only these tell what labels held out are worth."""
-    if state.model is None or not answers.widths or not _has_learnt("previous", state, context):
+    if state.model is None or not answers.widths:
         return answers
     networks = _unseen_networks(load_model(state.model), state, context)
+    if networks is None:
+        return answers
     asked = np.flatnonzero(np.isfinite(answers.features).all(axis=1))
     images = state.samples.part("train").take(asked)
     of_views = [np.concatenate(_features(networks, images, context, view), axis=1) for view in views]
