@@ -1,10 +1,11 @@
 """Plant faults in a data set that is right: labels hidden, labels flipped, labels of 10 images a class, a long tail.
 
     python -m benchmarks.planted DATA OUT.csv [--hide 0.3] [--flip 0.15] [--keep 10] [--tail 50] [--seed 0]
+        [--flip-next 0.2] [--flip-hard 0.3]
 
-The faults go into the training part, in this order: tail, keep, hide, flip. Validation is a fifth of the data that no
-fault touches and no `--seed` moves. OUT.csv is a table with a split column, and OUT.yaml the `data:` that reads it.
-The training labels as they were are those of `untouched(DATA)`, image by image.
+The faults go into the training part, in this order: tail, keep, hide, and the flips. Validation is a fifth of the data
+that no fault touches and no `--seed` moves. OUT.csv is a table with a split column, and OUT.yaml the `data:` that reads
+it. The training labels as they were are those of `untouched(DATA)`, image by image.
 """
 
 import argparse
@@ -13,13 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 import assay
+from assay.arrays import Floats
+from assay.images.decode import Resize, read_square
 from assay.labels.edits import Edit, apply, current_values
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
+from assay.labels.split import folds
+from assay.models.classifier import ModelSettings, build_classifier
 from assay.plan.plan import from_source
 from assay.plan.yaml_lines import write
+from assay.predictions.out_of_fold import out_of_fold
 from benchmarks.harness import Record
 
 Fault = Callable[[Samples], Samples]
@@ -77,6 +84,65 @@ def flip(samples: Samples, share: float, *, seed: int) -> Samples:
             column[off], column[on] = 0, 1
 
     return _relabelled(samples, flipped)
+
+
+def flip_next(samples: Samples, share: float, *, seed: int) -> Samples:
+    """Make this share of the known training labels that of the next class, the last one's the first: asymmetric noise.
+
+    Labels of a multi-label head stay: none of its tags is the next one.
+    """
+
+    def flipped(index: int, head: Head, codes: Codes) -> None:
+        if head.multiclass:
+            rows = _share(np.flatnonzero(codes >= 0), share, seed, index, 6)
+            codes[rows] = (codes[rows] + 1) % head.size
+
+    return _relabelled(samples, flipped)
+
+
+def flip_hard(samples: Samples, share: float, *, seed: int) -> Samples:
+    """Make this share of the known training labels wrong, on images that are hard: noise that depends on the image.
+
+    Images are drawn by their probability of another class, and labelled as the likeliest other one, after Chen et al.
+    2021 ("Beyond Class-Conditional Assumption"), who flip the likeliest mistakes. Labels of a multi-label head stay.
+    """
+    training = np.flatnonzero(_is_training(samples))
+    answers = probabilities_by_probe(samples.take(training), seed=seed)
+
+    def flipped(index: int, head: Head, codes: Codes) -> None:
+        if not head.multiclass:
+            return
+        known = np.flatnonzero(codes[training] >= 0)
+        rows, others = training[known], answers[index][known].astype(np.float64)
+        given = (np.arange(len(rows)), codes[rows])
+        hard = np.maximum(1 - others[given], 1e-6)
+        others[given] = -1
+        drawn = np.random.default_rng([seed, index, 7]).choice(
+            len(rows), round(share * len(rows)), replace=False, p=hard / hard.sum()
+        )
+        codes[rows[drawn]] = others[drawn].argmax(axis=1)
+
+    return _relabelled(samples, flipped)
+
+
+def probabilities_by_probe(samples: Samples, *, seed: int) -> list[Floats]:
+    """Return by head the probabilities (N, K) of images, by regressions on features that did not learn from them.
+
+    The features are those of a network that no benchmark judges labels by.
+    """
+    settings = ModelSettings(backbone=PROBE, features="all_stages")
+    network = build_classifier(settings, samples.space, seed=0, base=Path(), size=PROBE_SIZE).eval()
+    features = np.empty((len(samples), network.feature_count), np.float32)
+    for first in range(0, len(samples), 32):
+        paths = samples.paths[first : first + 32]
+        pixels = np.stack([read_square(path, PROBE_SIZE, settings=Resize(), size=PROBE_SIZE) for path in paths])
+        with torch.inference_mode():
+            features[first : first + 32] = network.features(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255).numpy()
+    answers = out_of_fold(samples, features, folds(samples, 5, seed=seed), seed=seed)
+    return [answers.probabilities[:, columns] for _, columns in samples.space.each()]
+
+
+PROBE, PROBE_SIZE = "tf_efficientnet_lite2", 96
 
 
 def keep(samples: Samples, each: float, *, seed: int) -> Samples:
@@ -152,7 +218,9 @@ FAULTS: Mapping[str, tuple[Callable[..., Samples], str]] = {
     "tail": (long_tail, "times that the first class is as frequent as the last"),
     "keep": (keep, "images a class whose labels stay"),
     "hide": (hide, "share of the training images whose labels are hidden"),
-    "flip": (flip, "share of the training labels left that are made wrong"),
+    "flip": (flip, "share of the training labels left that are made wrong, each other class as likely"),
+    "flip_next": (flip_next, "share of them that become the next class"),
+    "flip_hard": (flip_hard, "share of them that become the likeliest other class, on hard images"),
 }
 """Option -> what plants the fault, and what its number means; in the order in which they are planted."""
 
@@ -169,7 +237,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="a folder, a table, or YAML with `data:` in it")
     parser.add_argument("out", type=Path, help="the .csv to write")
     for name, (_, meaning) in FAULTS.items():
-        parser.add_argument(f"--{name}", type=float, help=meaning)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help=meaning)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     plant(options.data, options.out, faults(**{name: getattr(options, name) for name in (*FAULTS, "seed")}))

@@ -1,10 +1,11 @@
-"""How well wrong labels are recognised: people's labels of CIFAR-10N, and faults planted among the tags of flickr.
+"""How well wrong labels are recognised: people's labels of CIFAR-10N, and faults planted in other sets.
 
     python -m benchmarks.suspects DATA [--seeds 0 1 2] [--only 'cifar10n*' default]
 
 Each way is `clean_labels` with other settings, in a run: `default` has none. AP is the average precision of all labels
 whose truth is known, in the order of the judge's probability of the given label, and of the probability that it is
 wrong; ECE is the expected calibration error of the latter. `--images` draws so many. Truth is used to measure only.
+Faults: any other class (`flipped`), the next class (`next`), the likeliest other one, on hard images (`hard`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,13 +22,17 @@ from assay.arrays import Bools, Reals
 from assay.labels.readers.read import DataSettings, read
 from assay.labels.samples import Samples
 from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed, slug, steps_of, train
-from benchmarks.planted import flip
+from benchmarks.planted import faults
 
 SETS = (
     ("cifar10n", "worse"), ("cifar10n", "random1"), ("cifar10n", "aggregate"),
-    ("eurosat", "flipped"), ("seedlings", "flipped"), ("flickr", "tags"),
+    ("eurosat", "flipped"), ("eurosat", "next"), ("eurosat", "hard"),
+    ("seedlings", "flipped"), ("seedlings", "next"), ("seedlings", "hard"), ("flickr", "tags"),
 )  # fmt: skip
-FLIPPED = {"eurosat": 0.2, "seedlings": 0.2, "flickr": 0.1}  # the share of wrong labels that is planted
+PLANTED = {
+    "flipped": {"flip": 0.2}, "next": {"flip_next": 0.2}, "hard": {"flip_hard": 0.3}, "tags": {"flip": 0.1},
+}  # fmt: skip
+"""The fault of labels that are planted, and the share of wrong ones."""
 STEP = "steps/01-clean_labels"
 WAYS: dict[str, Record] = {
     "default": {},
@@ -64,8 +69,9 @@ def measure(options: Options, key: tuple[str, str, str], seed: int) -> Record:
     if options.images:
         samples = samples.take(np.sort(np.random.default_rng(0).permutation(len(samples))[: options.images]))
     (head,), ids, truth = samples.space, samples.part("train").ids, samples.part("train").codes()[0]
-    if name in FLIPPED:
-        samples = flip(samples, FLIPPED[name], seed=seed)
+    if column in PLANTED:
+        (plants,) = faults(seed=seed, **PLANTED[column])
+        samples = plants(samples)
     else:
         names = dict(pl.read_csv(options.data / name / "truth_half.csv").select("image", "label").iter_rows())
         truth = np.array([head.index[names[image]] if image in names else -1 for image in ids], np.int64)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks import planted
 from benchmarks.planted import faults, flip, hide, keep, long_tail, plant, untouched
 
 import assay
@@ -53,6 +54,42 @@ def test_labels_are_flipped_to_any_other_class(multiclass: Samples) -> None:
     assert len(pairs) == 6
 
 
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe without a network, that is sure of every second image and takes the others for the first class, twice."""
+
+    def answers(samples: Samples, *, seed: int) -> list[np.ndarray]:
+        (codes,), sure = samples.codes(), np.arange(len(samples)) % 2 == 0
+        ones = np.eye(3, dtype=np.float32)
+        return [np.where(sure[:, None], ones[codes], 0.6 * ones[0] + 0.1 * ones[1] + 0.3 * ones[2])]
+
+    monkeypatch.setattr(planted, "probabilities_by_probe", answers)
+
+
+def test_labels_become_the_next_class(multiclass: Samples, tags: Samples) -> None:
+    after = planted.flip_next(multiclass, 0.25, seed=0)
+    wrong, before = changed(multiclass, after), multiclass.codes()[0]
+    assert wrong.sum() == round(0.25 * in_training(multiclass).sum())
+    assert np.array_equal(after.codes()[0][wrong], (before[wrong] + 1) % 3)
+    assert not changed(tags, planted.flip_next(tags, 0.25, seed=0)).any()
+
+
+def test_hard_images_become_the_likeliest_other_class(multiclass: Samples, probe: None) -> None:
+    after = planted.flip_hard(multiclass, 0.25, seed=0)
+    wrong, training = changed(multiclass, after), in_training(multiclass)
+    assert wrong.sum() == round(0.25 * training.sum())
+    assert not wrong[training][::2].any()
+    assert np.array_equal(after.codes()[0][wrong], np.where(multiclass.codes()[0][wrong] == 0, 2, 0))
+
+
+def test_a_probe_knows_colours(multiclass: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planted, "PROBE", "tf_efficientnet_lite0")
+    monkeypatch.setattr(planted, "PROBE_SIZE", 32)
+    part = multiclass.part("train")
+    (answers,) = planted.probabilities_by_probe(part, seed=0)
+    assert np.mean(answers.argmax(axis=1) == part.codes()[0]) > 0.9
+
+
 def test_tags_are_flipped_and_stay_as_frequent(tags: Samples) -> None:
     after = flip(tags, 0.1, seed=0)
     assert after.counts(tags.space.heads[0]).tolist() == tags.counts(tags.space.heads[0]).tolist()
@@ -73,9 +110,9 @@ def test_a_long_tail_takes_training_images_away(multiclass: Samples) -> None:
     assert after.part("val").ids == multiclass.part("val").ids
 
 
-@pytest.mark.parametrize("name", ["hide", "flip", "keep", "tail"])
-def test_a_fault_is_seeded_and_leaves_validation_alone(name: str, multiclass: Samples) -> None:
-    size = {"hide": 0.5, "flip": 0.5, "keep": 3, "tail": 4}[name]
+@pytest.mark.parametrize("name", ["hide", "flip", "flip_next", "flip_hard", "keep", "tail"])
+def test_a_fault_is_seeded_and_leaves_validation_alone(name: str, multiclass: Samples, probe: None) -> None:
+    size = {"hide": 0.5, "flip": 0.5, "flip_next": 0.5, "flip_hard": 0.3, "keep": 3, "tail": 4}[name]
     one, again, other = (
         fault(multiclass) for seed in (0, 0, 1) for fault in faults(seed=seed, **{name: size})
     )  # fmt: skip
