@@ -142,7 +142,8 @@ def test_a_wrong_validation_label_is_listed_and_a_person_alone_changes_it(carry:
     assert set(found["image"]) >= set(wrong)
     assert found.height <= 4
     assert set(found["done"]) == {"flagged"}
-    assert details(run)["validation"]["colour"] == {"n": 18, "suspects": found.height}
+    of_validation = details(run)["validation"]["colour"]
+    assert (of_validation["n"], of_validation["suspects"], of_validation["agreement"]["n"]) == (18, found.height, 18)
     assert {name: labels_of(run)[name] for name in wrong} == wrong
     assert f"{found.height} of 18 validation labels" in str(run)
     run.correct(found.filter(pl.col("image").is_in(list(wrong))).with_columns(label=pl.col("suggested")))

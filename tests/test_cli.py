@@ -52,7 +52,7 @@ class Runs(ModuleType):
     def load(self, folder: Path) -> Any:
         handed_on = {"step": "01-probe", "better": None, "difference": None}
         given = {"alarms": (), "before": None, "suspects": None, "metric": None, "minutes": None, "corrected": {}}
-        record = SimpleNamespace(handed_on=handed_on, **given)
+        record = SimpleNamespace(handed_on=handed_on, not_corrected={}, **given)
         return SimpleNamespace(folder=folder, metrics=RUN_RECORD, record=record)
 
     def evaluate(self, run: Any, samples: Any, *, tta: Any, strict: bool, progress: Any) -> Any:

@@ -7,15 +7,16 @@ right labels, where which labels are wrong depends on the true class alone (Nata
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from assay.arrays import Bools, Ints, Reals
+from assay.arrays import Bools, Ints
 from assay.files import StepName
 from assay.labels.edits import persons_cells
 from assay.labels.ledger import Ledger
-from assay.messages import metric_text
-from assay.metrics.intervals import Metric, half_width
+from assay.messages import metric_text, plain
+from assay.metrics.intervals import Metric, Z
 from assay.run.contents import LabelledPredictions
 from assay.run.records import DoneRecord, Number, RunMetrics, newest_search
 
@@ -23,62 +24,108 @@ LEAST_RATE = 0.1  # of wrong labels: of fewer, a judge takes as many hard images
 MOST = 10.0  # the largest entry of the inverse: noise that is beyond it tells classes hardly apart
 
 
-def corrected_accuracy(predicted: Ints, given: Ints, noise: Reals, sure: Bools) -> Metric | None:
-    """Return the accuracy of predicted classes (n,) by right labels, from given ones (n,) and P(given | true) (K, K).
+def corrected_accuracy(predicted: Ints, given: Ints, counts: Ints, sure: Bools) -> Metric | None:
+    """Return the accuracy of predicted classes (n,) by right labels, from given ones (n,), above 1 where noise is less.
 
-    Labels that are `sure` (n,) are right. The interval is over images; the noise matrix counts as known. None where it
-    cannot be inverted, as where a class was not judged; and where more than all would be right, beyond chance: then
-    these labels are wrong less often than it says.
+    counts: (K, K), how many other labels were given as the row and are truly of the column, as far as is estimated.
+    Labels that are `sure` (n,) are right. The interval is over the images, and over those that were counted (delta
+    method). None where P(given | true) cannot be inverted, as where a class was not judged.
     """
-    if np.linalg.matrix_rank(noise) < len(noise) or len(given) < 2:
+    totals = counts.sum(axis=0)
+    if (totals == 0).any() or len(given) < 2:
+        return None
+    noise = counts / totals
+    if np.linalg.matrix_rank(noise) < len(noise):
         return None
     inverse = np.linalg.inv(noise)
     if np.abs(inverse).max() > MOST:
         return None
     values = np.where(sure, predicted == given, inverse[predicted, given])
-    half = half_width(values)
-    if values.mean() - half > 1:
-        return None
-    value, low, high = (float(np.clip(values.mean() + shift, 0, 1)) for shift in (0, -half, half))
-    return Metric(value, len(given), low, high)
+    shares = np.zeros(noise.shape)
+    np.add.at(shares, (predicted[~sure], given[~sure]), 1 / len(given))
+    slopes = inverse.T @ shares @ inverse.T  # of the value by the noise, with the sign turned
+    of_noise = ((noise * slopes**2).sum(axis=0) - (noise * slopes).sum(axis=0) ** 2) / totals
+    value = float(values.mean())
+    half = Z * float(np.sqrt(values.var(ddof=1) / len(values) + of_noise.sum()))
+    return Metric(value, len(given), value - half, value + half)
 
 
 def corrected(
     steps: Mapping[StepName, DoneRecord], now: LabelledPredictions | None, ledger: Ledger
-) -> dict[str, Number]:
-    """Return the corrected accuracy of each multi-class head whose noise the newest search estimates."""
+) -> tuple[dict[str, Number], dict[str, str]]:
+    """Return the corrected accuracy of each multi-class head whose noise the newest search estimates, or why it is not.
+
+    Noise of the training labels says nothing of validation labels that are wrong more often, or less often.
+    """
+    by_head: dict[str, Number] = {}
+    withheld: dict[str, str] = {}
     search = newest_search(steps)
     if now is None or search is None:
-        return {}
+        return by_head, withheld
+    details = steps[search].details
     persons = persons_cells(ledger.effective())
-    by_head: dict[str, Number] = {}
     for head in now.samples.space:
-        estimate = steps[search].details.get("heads", {}).get(head.name)
-        if not head.multiclass or estimate is None or not estimate.get("beats_chance"):
-            continue
-        gain = estimate.get("gain")  # of the judge's second round: where labels are right there is none
-        if gain is not None and (gain["low"] or 0) <= 0:
+        estimate = details.get("heads", {}).get(head.name)
+        if not head.multiclass or estimate is None or not _is_noisy(estimate):
             continue
         codes, probabilities, _ = now.of(head)
         known = np.flatnonzero(codes >= 0)
         sure = np.array([(id_, head.name, None) in persons for id_ in now.samples.ids_of(known)], np.bool_)
-        metric = corrected_accuracy(
-            head.decide(probabilities)[known], codes[known], np.array(estimate["noise_matrix"]), sure
-        )
-        if metric is not None and (estimate["noise_rate"] or 0) >= LEAST_RATE:
-            by_head[head.name] = metric.to_json()
-    return by_head
+        predicted = head.decide(probabilities)[known]
+        metric = corrected_accuracy(predicted, codes[known], np.array(estimate["counts"]), sure)
+        if metric is None or metric.low is None or metric.high is None:
+            continue
+        held = details.get("validation", {}).get(head.name, {}).get("agreement")
+        unlike = _unlike(estimate["agreement"], held, metric.low)
+        if unlike is not None:
+            withheld[head.name] = unlike
+            continue
+        value, low, high = (float(np.clip(one, 0, 1)) for one in (metric.value, metric.low, metric.high))
+        by_head[head.name] = Metric(value, metric.n, low, high).to_json()
+    return by_head, withheld
+
+
+def _is_noisy(estimate: Mapping[str, Any]) -> bool:
+    """Return whether there is evidence that training labels are wrong, and enough of them."""
+    gain = estimate.get("gain")  # of the judge's second round: where labels are right there is none
+    evidence = gain is None or (gain["low"] or 0) > 0
+    return bool(estimate.get("beats_chance")) and evidence and (estimate["noise_rate"] or 0) >= LEAST_RATE
+
+
+def _unlike(train: Number | None, held: Number | None, least: float) -> str | None:
+    """Return why validation labels are not as wrong as training labels; None where a difference is within chance.
+
+    By how many of both the judge agrees with (the 95 % interval of a difference of shares is Newcombe's, 1998, method
+    10), and by the `least` accuracy, corrected, which may be above 1.
+    """
+    if train is None or held is None:
+        return "the judge of the training labels did not judge validation labels"
+    value, low, high, other, other_low, other_high = (
+        float(one[key] or 0) for one in (held, train) for key in ("value", "low", "high")
+    )
+    change = value - other
+    more = change + np.hypot(high - value, other - other_low) < 0
+    if more or change - np.hypot(value - low, other_high - other) > 0:
+        texts = [Metric(float(one["value"] or 0), 0, one["low"], one["high"]).percent() for one in (held, train)]
+        why = f"the judge agrees with {texts[0]} of the validation labels and {texts[1]} of the training labels"
+    elif least > 1:
+        why = "more than all answers would then be right"
+    else:
+        return None
+    return f"{why}, so that validation labels look wrong {'more' if more else 'less'} often than those of training"
 
 
 def corrected_lines(record: RunMetrics) -> Iterator[str]:
-    """Yield the corrected accuracy of each head beside the plain one."""
+    """Yield the corrected accuracy of each head beside the plain one, or why there is none."""
+    several = len(record.corrected) + len(record.not_corrected) > 1
     for name, metric in record.corrected.items():
-        plain = ((record.scores or {}).get("heads", {}).get(name, {}).get("metrics", {})).get("accuracy")
-        if plain is None:
-            continue
-        of_head = f"{name}: " if len(record.corrected) > 1 else ""
-        yield (
-            f"{of_head}validation accuracy {plain['value']:.3f} by the labels given; {metric_text(metric)}, "
-            f"n = {metric['n']:,}, if they are wrong as the training "
-            "labels are estimated to be."
-        )
+        plain_metric = ((record.scores or {}).get("heads", {}).get(name, {}).get("metrics", {})).get("accuracy")
+        if plain_metric is not None:
+            yield (
+                f"{f'{plain(name)}: ' if several else ''}validation accuracy {plain_metric['value']:.3f} by the labels "
+                f"given; {metric_text(metric)}, n = {metric['n']:,}, if they are wrong as the training labels are "
+                "estimated to be."
+            )
+    for name, why in record.not_corrected.items():
+        of_head = f"{plain(name)}: " if several else ""
+        yield f"{of_head}validation accuracy is not corrected for wrong labels: {why}."

@@ -208,6 +208,7 @@ class RunMetrics:
     minutes: float | None = None  # that the run was given
     stages: Sequence[StageOutcome] = ()  # of a run with minutes, in order
     corrected: Mapping[str, Number] = field(default_factory=dict)  # accuracy by head, by noise of validation labels
+    not_corrected: Mapping[str, str] = field(default_factory=dict)  # why there is no such accuracy, by head
     backbones: BackboneChoice | None = None  # None where the plan names its backbone
 
     @cached_property

@@ -289,6 +289,7 @@ def _finish(
     now = predictions_of(steps[chosen], samples, run) if chosen else None
     return_freed_memory()  # of reading them
     ledger = Ledger.read(context.ledger)
+    by_head, not_corrected = corrected(steps, now, ledger)
     RunMetrics(
         key=key,
         scores=steps[chosen].scores if chosen else None,
@@ -308,7 +309,8 @@ def _finish(
         ledger_lines=len(ledger.entries),
         handed_on=choice,
         suspects=count_suspects(steps, run, now),
-        corrected=corrected(steps, now, ledger),
+        corrected=by_head,
+        not_corrected=not_corrected,
         alarms=alarms(steps, run),
         before=compare_with_earlier(run, now, metric=plan.metric),
         metric=plan.metric,

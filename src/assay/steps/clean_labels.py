@@ -16,7 +16,7 @@ from assay.images.decode import Resize
 from assay.labels.edits import apply, persons_cells
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
-from assay.labels.space import Codes, LabelSpace
+from assay.labels.space import Codes, Head, LabelSpace
 from assay.labels.split import folds, one_fold_reason
 from assay.labels.subset import labelled
 from assay.messages import formula_note
@@ -178,10 +178,9 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
     if judges_held:
         of_heads = find_held_suspects(held.subset, of_held, samples, probabilities, fold, filter_by=settings.filter)
         persons, codes = persons_cells(ledger.effective()), held.subset.codes()
-        held_rows = [
-            _rows("val", one, samples=held.subset, codes=of_head, persons=persons, max_share=settings.max_share)
-            for one, of_head in zip(of_heads, codes, strict=True)
-        ]
+        for one, (head, _, of_head, answers) in zip(of_heads, held.subset.space.each(codes, of_held), strict=True):
+            rows = _rows("val", one, samples=held.subset, codes=of_head, persons=persons, max_share=settings.max_share)
+            held_rows.append(replace(rows, agreement=agreement(head, of_head, answers)))
     notes = single_fold_notes(samples, single_fold_labels(samples, fold))
     for note in notes:
         context.progress.line(f"  {note}")
@@ -285,12 +284,16 @@ def _apply_action(
         action = settings.action if rows.beats_chance and better else Flag()
         rows = replace(rows, action=action.kind, gain=gain, better=better)
         edits = suspect_edits(rows.table, head, samples, action=action, step=step, judge=judge)
-        agreement = share((head.decide(predicted) == codes)[known])
-        by_head.append(replace(rows, edits=ledger.allowed(edits), agreement=agreement))
+        by_head.append(replace(rows, edits=ledger.allowed(edits), agreement=agreement(head, codes, predicted)))
     after = apply(samples, [edit for of_head in by_head for edit in of_head.edits])
     for head, old, new in zip(samples.space, samples.codes(), after.codes(), strict=True):
         require_labels_left(head, old, new, step="clean_labels")
     return by_head
+
+
+def agreement(head: Head, codes: Codes, probabilities: Floats) -> Metric | None:
+    """Return the share of the known labels that are the answer of probabilities (N, K), None where none is known."""
+    return share((head.decide(probabilities) == codes)[codes >= 0])
 
 
 def _rows(

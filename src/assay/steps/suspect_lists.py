@@ -118,7 +118,7 @@ def _probabilities(rows: SuspectRows) -> Iterator[pl.DataFrame]:
 def suspect_details(by_head: Sequence[SuspectRows], notes: Sequence[str]) -> dict[str, object]:
     """Return counts, noise rates, confident joint and noise matrix of each head, for done.json.
 
-    Of validation labels there are the numbers judged and suspected alone.
+    Of validation labels there are the numbers judged and suspected, and how many the judge agrees with.
     """
     train, held = ([one for one in by_head if one.split == split] for split in ("train", "val"))
     heads = {
@@ -139,7 +139,14 @@ def suspect_details(by_head: Sequence[SuspectRows], notes: Sequence[str]) -> dic
         }
         for of_head in train
     }
-    validation = {one.suspects.head.name: {"n": one.suspects.n, "suspects": one.table.height} for one in held}
+    validation = {
+        one.suspects.head.name: {
+            "n": one.suspects.n,
+            "suspects": one.table.height,
+            "agreement": None if one.agreement is None else one.agreement.to_json(),
+        }
+        for one in held
+    }
     return {"heads": heads, "validation": validation, "notes": list(notes)}
 
 
