@@ -2,32 +2,31 @@
 
     python -m benchmarks.repairs DATA [--only NAME ...] [--seeds 3] [--work DIR]
 
-Every table is what `assay ablate` makes of a plan, with rows for other labels beside it. All runs stay in WORK.
+Every table is what `assay ablate` makes of a plan, where its repairs are asked about with the labels as they were
+before the faults. All runs stay in WORK.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-import assay
-from assay.experiments.ablate import ablate, compare, folder_name
-from assay.experiments.variants import Variant
-from assay.plan.plan import LoadedPlan, load
+import numpy as np
+import polars as pl
+
+from assay.experiments.ablate import ablate
+from assay.plan.plan import load
 from assay.progress import progress_for
 from assay.report.ablation_table import markdown
-from assay.run import train
 from benchmarks.harness import Options, Record, by_seed, one_off, slug
-from benchmarks.planted import faults, plant
+from benchmarks.planted import faults, plant, untouched
 
 Faults = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Study:
-    """A plan on a set with planted faults, and what it is compared with.
+    """A plan on a set with planted faults, and `alternatives` to ask about in place of its repairs.
 
-    references: plans beside the table by name, the steps and the faults of their labels.
     most_seeds: where each takes long.
     """
 
@@ -36,7 +35,6 @@ class Study:
     steps: str
     goal: str
     alternatives: tuple[str, ...] = ()
-    references: Mapping[str, tuple[str, Faults]] = field(default_factory=dict)
     most_seeds: int = 100
 
 
@@ -60,12 +58,10 @@ STUDIES = {
     "seedlings, 30 % of labels hidden and 15 % of the rest wrong": Study(
         "seedlings", SPOILT, JUDGED_BY_THE_FIT + UPPER,
         "half of the gap to labels that are all known and right; the judge is the fit itself, anew for four folds",
-        references={"all labels known and right, no repair": (UPPER, {})},
     ),
     "eurosat, 20 % of labels wrong": Study(
         "eurosat", FLIPPED, JUDGED_BY_THE_FIT + UPPER,
         "within 0.7 points of labels that are all right; the judge is the fit itself, anew for four folds",
-        references={"all labels right, no repair": (UPPER, {})},
     ),
     "seedlings, the same faults: size of images and schedule": Study(
         "seedlings", SPOILT, PROBE + DROP + fit(2) + fit(1, 224),
@@ -95,31 +91,24 @@ steps:
 
 
 def measure(options: Options, study: Study, seed: int) -> Record:
-    """Return the table of the ablation of a study's plan, with its references as further rows."""
-    folder, progress = options.work / slug(f"{study.data} {study.goal}"), progress_for(sys.stderr)
-    plan = write_plan(options, study, folder / "plan.yaml", study.steps, study.faults)
-    count = min(options.seeds, study.most_seeds)
-    table = ablate(plan, folder / "run", alternatives=study.alternatives, seeds=count, progress=progress)
-    rows = [row.variant for row in table.rows]
-    pairs = [(number, row.name) for row in rows for number in table.seeds]
-    runs = {pair: assay.load(folder / "run/variants" / folder_name(pair[1], pair[0], plan.plan.seed)) for pair in pairs}
-    for name, (steps, planted) in study.references.items():
-        other = write_plan(options, study, folder / f"{name}.yaml", steps, planted)
-        rows.append(Variant(name, name, other.plan))
-        for number in table.seeds:
-            seeded = replace(other, plan=other.plan.model_copy(update={"seed": number}))
-            path = folder / "references" / f"{name}-{number}"
-            runs[number, name] = train.train(seeded, run=path, progress=progress, open_test=False)
-    return {"table": markdown(compare(rows, table.seeds, runs, table.metric))}
-
-
-def write_plan(options: Options, study: Study, path: Path, steps: str, planted: Faults) -> LoadedPlan:
-    """Write a plan with these steps on the study's data with these faults, and return it."""
-    table = path.parent / f"{'-'.join(f'{name}-{size}' for name, size in planted.items()) or 'untouched'}.csv"
+    """Return the table of the ablation of a study's plan."""
+    folder, source = options.work / slug(f"{study.data} {study.goal}"), options.data / study.data
+    table, truth, plan = (folder / name for name in ("planted.csv", "truth.csv", "plan.yaml"))
     if not table.exists():
-        plant(options.data / study.data, table, faults(seed=0, **planted))
-    path.write_text(f"{table.with_suffix('.yaml').read_text()}steps:\n{steps}", encoding="utf-8")
-    return load(path)
+        plant(source, table, faults(seed=0, **study.faults))
+        right = untouched(source).part("train")
+        labels = np.array(right.space.heads[0].classes)[right.codes()[0]]
+        pl.DataFrame({"image": right.ids, "label": labels}).write_csv(truth)
+    plan.write_text(f"{table.with_suffix('.yaml').read_text()}steps:\n{study.steps}", encoding="utf-8")
+    ablation = ablate(
+        load(plan),
+        folder / "run",
+        alternatives=study.alternatives,
+        seeds=min(options.seeds, study.most_seeds),
+        truth=None if study.alternatives else truth,
+        progress=progress_for(sys.stderr),
+    )
+    return {"table": markdown(ablation)}
 
 
 def lines(options: Options, records: Sequence[Record]) -> list[str]:
@@ -128,7 +117,7 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
     for record in records:
         study = STUDIES[record["name"]]
         planted = " ".join(f"--{fault} {size}" for fault, size in study.faults.items())
-        alternatives = "".join(f" --alternative '{change}'" for change in study.alternatives)
+        alternatives = "".join(f" --alternative '{change}'" for change in study.alternatives) or " --truth truth.csv"
         values = {"table": "\n".join(record["table"]), "seeds": min(options.seeds, study.most_seeds)}
         text += TEXT.format(
             name=record["name"], study=study, planted=planted, alternatives=alternatives, **values
