@@ -16,7 +16,7 @@ from assay.experiments.variants import variants
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.plan.facts import MIN_IMAGES, about_size, about_unlabelled, choose_flips, facts_of
+from assay.plan.facts import MIN_IMAGES, about_imbalance, about_size, about_unlabelled, choose_flips, facts_of
 from assay.plan.metric import by_metric
 from assay.plan.plan import parse
 from assay.plan.planner import REPAIR, default_stages
@@ -129,6 +129,41 @@ def test_enough_unlabelled_images_are_labelled_if_that_betters_validation(unlabe
 def test_the_run_says_what_becomes_of_unlabelled_images_and_why(changed: dict[str, Any], says: str | None) -> None:
     line = about_unlabelled(Facts(**{"unlabelled": 90, "validation": 20, **changed}))
     assert line is None if says is None else line and re.search(says, line)
+
+
+def with_classes(**counts: list[int]) -> Samples:
+    """Training images with so many of each class a, b, ... of each head, and one of validation of the first class."""
+    columns = {
+        head: [chr(97 + k) for k, count in enumerate(of_head) for _ in range(count)] for head, of_head in counts.items()
+    }
+    rows = max(map(len, columns.values()))
+    labels = {f"label:{head}": ["a", *names, *[None] * (rows - len(names))] for head, names in columns.items()}
+    heads = tuple(Head(head, tuple(map(chr, range(97, 97 + len(of_head))))) for head, of_head in counts.items())
+    return Samples(pl.DataFrame({"split": ["val"] + ["train"] * rows, **labels}), LabelSpace(heads), Path())
+
+
+@pytest.mark.parametrize(
+    ("counts", "metric", "says"),
+    [
+        (
+            {"kind": [60, 30, 20]},
+            None,
+            "^classes are imbalanced: 60 training images of 'a', 20 of 'c'; .*balanced_accuracy",
+        ),
+        ({"kind": [60, 30, 20]}, "accuracy", "60 training images of 'a'"),
+        ({"kind": [60, 30, 20]}, "balanced_accuracy", None),
+        ({"kind": [60, 30, 20]}, "nll", None),
+        ({"kind": [59, 30, 20]}, None, None),
+        ({"kind": [60, 30, 0]}, None, None),  # what is not there cannot be learnt
+        ({"kind": [60, 30], "colour": [8, 1, 0]}, None, "8 training images of 'a', 1 of 'b'"),
+        ({"kind": [60, 0]}, None, None),
+        ({"kind": [0, 0], "colour": [1, 1]}, None, None),
+    ],
+)
+def test_the_run_says_how_imbalanced_classes_are(counts: dict[str, list[int]], metric: Any, says: str | None) -> None:
+    line = about_imbalance(with_classes(**counts), metric)
+    assert line is None if says is None else line and re.search(says, line)
+    assert about_imbalance(with_classes(**counts), metric, repairs=False) is None
 
 
 @pytest.mark.parametrize("unlabelled", [0, 5_000])

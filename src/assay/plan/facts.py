@@ -9,12 +9,15 @@ import numpy as np
 from assay.arrays import Doubles
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
+from assay.messages import quoted
+from assay.metrics.metrics import PlanMetric
 from assay.models.classifier import Flips
 from assay.plan.stages import DEFAULT_SIZE, Facts
 from assay.predictions.thresholds import RARE
 
 MIN_IMAGES, LOOKED_AT = 100, 2_000  # to measure whether images have an up and a down
 SIGNIFICANT = 4.0  # standard errors: reached by chance once in 16,000
+IMBALANCED = 3.0  # times as many images of one class as of another: from there on the metric matters (DECISIONS.md)
 
 
 def facts_of(
@@ -75,6 +78,27 @@ def about_unlabelled(facts: Facts) -> str | None:
     if facts.has_unlabelled:
         return f"{count}: a model labels them, and is kept where validation gains by learning from these"
     return f"{count}: too few, beside {facts.labelled:,} with one, to repay another training"
+
+
+def about_imbalance(samples: Samples, metric: PlanMetric | None, *, repairs: bool = True) -> str | None:
+    """Return how imbalanced the classes are, and the metric that counts them alike; None where neither matters.
+
+    Of several heads of classes it is the most imbalanced one. A class without any training image does not count.
+    """
+    train = samples.part("train")
+    by_head = [
+        sorted((count, name) for count, name in zip(train.counts(head).tolist(), head.classes, strict=True) if count)
+        for head in train.space
+        if head.multiclass
+    ]
+    ratios = [counts[-1][0] / counts[0][0] if counts else 0.0 for counts in by_head]
+    if not repairs or metric not in (None, "accuracy") or max(ratios, default=0.0) < IMBALANCED:
+        return None
+    (fewest, rare), *_, (most, frequent) = by_head[int(np.argmax(ratios))]
+    return (
+        f"classes are imbalanced: {most:,} training images of {quoted([frequent])}, {fewest:,} of {quoted([rare])}; "
+        "accuracy counts every image alike, `--metric balanced_accuracy` every class"
+    )
 
 
 def choose_flips(cache: Cache, ids: Sequence[str]) -> tuple[Flips, str]:

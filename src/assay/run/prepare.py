@@ -28,7 +28,7 @@ from assay.labels.space import LabelSpace
 from assay.labels.subset import without
 from assay.models.classifier import AUTO
 from assay.models.trained_model import count_trained_on
-from assay.plan.facts import LOOKED_AT, about_size, about_unlabelled, choose_flips, facts_of
+from assay.plan.facts import LOOKED_AT, about_imbalance, about_size, about_unlabelled, choose_flips, facts_of
 from assay.plan.metric import by_metric, require_defined
 from assay.plan.plan import LoadedPlan, Plan, anchored, complete, with_backbone, with_features
 from assay.plan.planner import budgeted_stages, default_stages
@@ -280,6 +280,8 @@ def _choice_of_steps(
         progress.line(f"  {line}")
     if (unlabelled := about_unlabelled(facts)) is not None:
         progress.line(f"  {unlabelled}")
+    if (imbalance := about_imbalance(samples, loaded.plan.metric, repairs=repairs)) is not None:
+        progress.line(f"  {imbalance}")
 
     def plan_with(steps: Sequence[Mapping[str, Any]]) -> Plan:
         filled = _fill_levels(complete(loaded, steps, unfinished=True))
