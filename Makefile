@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Where the data sets of `bench` and `results` lie, unpacked.
 DATA ?= data
+# What `bench` measures here: records, plots and the page. Those of the repository are of another machine.
+BENCH ?= build/bench
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test docs bench results release-check clean
@@ -14,7 +16,7 @@ help:
 	@echo "make test      install, then check the style, the types, the import contract, and run the tests"
 	@echo "make docs      build the documentation as a site, with the API reference, into site/ (open site/index.html)"
 	@echo "make bench     compare with other libraries on the data sets in DATA=$(DATA): the best model for the minutes, and speed;"
-	@echo "               writes docs/BENCHMARKS.md. About 45 minutes for the first, hours for the second"
+	@echo "               writes $(BENCH)/BENCHMARKS.md. About 45 minutes for the first, hours for the second"
 	@echo "make results   train on the data sets in DATA=$(DATA) and write down the metrics in docs/RESULTS.md"
 	@echo "make release-check  build the wheel, install it alone into an empty environment, run the demo there"
 	@echo "make clean     remove what was installed and built; runs/ stays"
@@ -58,14 +60,17 @@ $(VENV)-bench/.installed: $(STAMP) benchmarks/requirements.txt
 	@$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/requirements.txt
 	@touch $@
 
+# The environment of the compared libraries, and a page, plots and records of this machine alone.
 bench: $(VENV)-bench/.installed
-	@echo "The best model for the minutes, on eurosat alone: about 45 minutes. All sets and budgets: 17 hours, by"
-	@echo "  $(VENV)-bench/bin/python -m benchmarks.anytime $(DATA)"
-	$(VENV)-bench/bin/python -m benchmarks.anytime $(DATA) --sets eurosat --budgets 0.5 2 5
+	@mkdir -p $(BENCH)
+	@echo "The best model for the minutes, on eurosat alone: about 45 minutes. All sets and budgets: 17 hours, without --sets"
+	@echo "and --budgets. Records are kept in $(BENCH)/anytime, the plot is $(BENCH)/anytime.svg, the page $(BENCH)/BENCHMARKS.md."
+	$(VENV)-bench/bin/python -m benchmarks.anytime $(DATA) --sets eurosat --budgets 0.5 2 5 \
+	  --work $(BENCH)/anytime --plot $(BENCH)/anytime --page $(BENCH)/BENCHMARKS.md
 	@echo "On a GPU, at most 5 minutes."
-	$(VENV)-bench/bin/python -m benchmarks.gpu --device cuda
-	@echo "Training every contender 3 times on the images in $(DATA); this takes hours. Writes docs/BENCHMARKS.md."
-	$(VENV)-bench/bin/python -m benchmarks.speed $(DATA)
+	$(VENV)-bench/bin/python -m benchmarks.gpu --device cuda --page $(BENCH)/BENCHMARKS.md
+	@echo "Training every contender 3 times on the images in $(DATA); this takes hours. Adds to $(BENCH)/BENCHMARKS.md."
+	$(VENV)-bench/bin/python -m benchmarks.speed $(DATA) --page $(BENCH)/BENCHMARKS.md
 
 results: setup
 	@echo "Training on the data sets in $(DATA) with the commands of the README; this takes a while. Writes docs/RESULTS.md."

@@ -38,6 +38,7 @@ from benchmarks.harness import (
     Options,
     Record,
     by_name,
+    commit,
     in_a_process,
     machine,
     run_assay,
@@ -81,11 +82,13 @@ CONTENDERS: Mapping[str, tuple[str, Record]] = {
 """The module of `peers`, or Assay; and what it changes of the task."""
 
 REASONS = {
-    "fastai, fine_tune at its defaults": "its batch-norm layers learn from batches of 32; in evaluation mode (best "
-    "settings) they do not cost that",
+    "fastai, fine_tune at its defaults": "Its batch-norm layers learn from batches of 32; in evaluation mode (best "
+    "settings) they do not cost that.",
+    PROBE: "It reads the features of the last stage; Assay's probe reads those of all stages.",
 }
 """Why a contender stays below linear models on frozen features, once that is known."""
-HEAD_ALONE = "Only the head was trained, for the few epochs that fit: a logistic regression is fitted to the end."
+BELOW = {PROBE: PROBE, ASSAY: "Assay in half a minute"}
+"""The linear models that others have to be above, and what they are called: those of Assay are its shortest run."""
 
 BUDGETS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 VAL, TEST = 0.2, 0.2
@@ -116,7 +119,7 @@ def measure(options: Options, case: str, name: str, minutes: float, seed: int) -
     folder = options.work / slug(f"{case}-{seed}")
     hidden = prepare(options, CASES[case], folder, seed)
     record = {"case": case, "contender": name, "minutes": minutes, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
-    record["machine"] = machine()
+    record |= {"machine": machine(), "commit": commit()}
     if name == ASSAY:
         return record | assay_within(options, CASES[case], folder, minutes, seed)
     module, changes = CONTENDERS[name]
@@ -295,30 +298,42 @@ def cell_text(there: Sequence[Record], rows: Sequence[Record], metric: str, name
     text = bounds_text(seeds[0]) if len(seeds) == 1 else mean_text([one["value"] for one in seeds], ".3f")
     seconds = float(np.mean([row["seconds"] for row in there]))
     late = f", {seconds:.0f} s" if name != PROBE and seconds > max(63 * minutes, 60 * minutes + 5) else ""
-    return text + late + (" ↓" if below_probe(there, rows, metric) else "")
+    return text + late + (" ↓" if below(there, rows, metric) else "")
 
 
-def below_probe(there: Sequence[Record], rows: Sequence[Record], metric: str) -> bool:
-    """Return whether trainings score less than linear models on frozen features do by the same seeds."""
-    probes = {row["seed"]: row["metrics"][metric]["value"] for row in rows if row["contender"] == PROBE}
-    gains = [row["metrics"][metric]["value"] - probes[row["seed"]] for row in there if row["seed"] in probes]
-    return bool(gains) and float(np.mean(gains)) < 0
+def below(there: Sequence[Record], rows: Sequence[Record], metric: str) -> list[str]:
+    """Return which linear models on frozen features score more than trainings do by the same seeds."""
+    above = []
+    for name, called in BELOW.items():
+        of_name = [row for row in rows if row["contender"] == name and row["minutes"] in (0, min(BUDGETS))]
+        linear = {row["seed"]: row["metrics"][metric]["value"] for row in of_name if "metrics" in row}
+        gains = [row["metrics"][metric]["value"] - linear[row["seed"]] for row in there if row["seed"] in linear]
+        above += [called] if gains and float(np.mean(gains)) < 0 else []
+    return above
 
 
 def flags(records: Sequence[Record]) -> list[str]:
-    """Return a line for each contender that is somewhere below the linear models, with the reason if it is known."""
-    marked: dict[tuple[str, str], list[str]] = {}
+    """Return a line for each contender that is somewhere below linear models, with the reason if it is known."""
+    marked: dict[tuple[str, str], dict[str, None]] = {}
     for name, rows in by_contender(records).items():
         for row in rows:
             of_case = [one for one in records if one["case"] == row["case"]]
-            if below_probe([row], of_case, CASES[row["case"]].metric):
-                why = HEAD_ALONE if row.get("stage") == "frozen" else REASONS.get(name, "**Not explained.**")
-                marked.setdefault((name, why), []).append(f"{row['case']} in {row['minutes']:g} min")
+            for linear in below([row], of_case, CASES[row["case"]].metric):
+                marked.setdefault((linear, name), {})[place(row)] = None
     return [
         line
-        for (name, why), where in marked.items()
-        for line in ("", f"↓ below {PROBE}: {name} ({'; '.join(where)}). {why}")
+        for (linear, name), where in marked.items()
+        for line in ("", f"↓ below {linear}: {name} ({'; '.join(where)}). {REASONS.get(name, '**Not explained.**')}")
     ]
+
+
+def place(record: Record) -> str:
+    """Return the set and the minutes of a training, and where it is known what was trained in them."""
+    if not record["minutes"]:
+        return str(record["case"])
+    epochs, stage = record.get("epochs"), {"frozen": "of the head alone", "both": "of everything"}
+    what = f", {epochs} epoch{'s' * (epochs > 1)} {stage[record['stage']]}" if epochs else ""
+    return f"{record['case']} in {record['minutes']:g} min{what}"
 
 
 def draw(records: Sequence[Record], path: Path) -> None:

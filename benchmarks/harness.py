@@ -172,6 +172,15 @@ def machine() -> str:
     return f"{[*models, platform.machine()][0]}, {os.cpu_count()} cores, {platform.system()}"
 
 
+def commit() -> str:
+    """Return the short hash of the code that is run, marked where it is changed, or "unknown"."""
+    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
 one_off = partial(Benchmark, seeds=None, resumes=False)
 """A benchmark that is measured anew each time, once."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from benchmarks import anytime, harness
 from benchmarks.anytime import CASES, Case, curve_table, decided, draw, flags, length, prepare
 from benchmarks.harness import Options
+from benchmarks.peers import timm_loop
 from benchmarks.peers.contest import Images, Part, Task, loss_of
+from benchmarks.peers.timm_loop import build
 from benchmarks.plots import DARK
 from torch.nn import functional
 
@@ -52,12 +55,48 @@ def test_a_table_says_what_was_late_what_does_not_fit_and_what_is_below_the_prob
     text = curve_table(ROWS, "accuracy", [0.5, 2])
     assert text[2] == "| Assay | 0.900 [0.880, 0.920] | 0.950 [0.930, 0.970], 140 s |"
     assert text[3] == f"| {BEST} | – (98 s) | 0.800 [0.780, 0.820] ↓ |"
-    assert text[-2:] == [f"| {PROBE} |  | 0.850 [0.830, 0.870] |", "| Assay above the best other |  | +0.100 |"]
-    assert flags(ROWS)[1] == f"↓ below {PROBE}: {BEST} (eurosat in 2 min). **Not explained.**"
-    head = [{**row, "stage": "frozen"} if row["contender"] == BEST else row for row in ROWS]
-    assert flags(head)[1].endswith(f"(eurosat in 2 min). {anytime.HEAD_ALONE}")
+    assert text[-2:] == [f"| {PROBE} |  | 0.850 [0.830, 0.870] ↓ |", "| Assay above the best other |  | +0.100 |"]
     alone = [row for row in ROWS if row["contender"] == "Assay"]
     assert len(curve_table(alone, "accuracy", [0.5, 2])) == 3
+
+
+def test_a_contender_below_either_linear_model_is_named_with_what_was_trained() -> None:
+    assert flags(ROWS)[1::2] == [
+        f"↓ below {PROBE}: {BEST} (eurosat in 2 min). **Not explained.**",
+        f"↓ below Assay in half a minute: {BEST} (eurosat in 2 min). **Not explained.**",
+        f"↓ below Assay in half a minute: {PROBE} (eurosat). {anytime.REASONS[PROBE]}",
+    ]
+    own = [record("Assay", 0.5, 0.7), record("Assay", 0.5, 0.8, seed=1), record("Assay", 2, 0.9)]
+    head = {**record(BEST, 2, 0.6), "stage": "frozen", "epochs": 3}
+    again = {**record(BEST, 2, 0.7, seed=1), "stage": "frozen", "epochs": 3}
+    assert flags([*own, head, again])[1:] == [
+        f"↓ below Assay in half a minute: {BEST} (eurosat in 2 min, 3 epochs of the head alone). **Not explained.**"
+    ]
+    assert flags(own) == []
+
+
+def test_what_make_bench_measures_leaves_the_records_and_the_pages_of_the_repository(tmp_path: Path) -> None:
+    root = Path(harness.__file__).parents[1]
+    words = ["make", "-n", "bench", f"BENCH={tmp_path}", "DATA=photos"]
+    commands = subprocess.run(words, cwd=root, capture_output=True, text=True, check=True).stdout.replace("\\\n", " ")
+    of_benchmarks = [line for line in commands.splitlines() if " -m benchmarks." in line and "echo" not in line]
+    assert len(of_benchmarks) == 3
+    assert all(f"--page {tmp_path}/BENCHMARKS.md" in line for line in of_benchmarks)
+    assert f"--work {tmp_path}/anytime --plot {tmp_path}/anytime" in of_benchmarks[0]
+    assert "build/" in (root / ".gitignore").read_text().splitlines()
+
+
+def test_a_record_names_the_code_that_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert harness.commit()
+    monkeypatch.setenv("PATH", "")
+    assert harness.commit() == "unknown"
+
+
+def test_a_new_classifier_of_the_plain_loop_is_drawn_as_fastai_draws_it() -> None:
+    task = Task(data="", stage="both", epochs=1, size=32, batch=2, seed=0, backbone="test_efficientnet")
+    classifier = build(task, timm_loop.DEFAULT, 10).get_classifier()  # type: ignore[operator]
+    assert classifier.weight.std().item() == pytest.approx((2 / classifier.in_features) ** 0.5, rel=0.1)
+    assert not classifier.bias.any()
 
 
 def test_seeds_are_summed_up() -> None:

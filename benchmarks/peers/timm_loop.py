@@ -2,6 +2,8 @@
 
 The mode `best` also tries both memory layouts and 0 or 2 workers for a few steps each and keeps the fastest,
 and leaves the batch-norm layers in evaluation mode.
+The new classifier is drawn as fastai draws its head: He et al. 2015, equation 10, and biases of zero. timm's own for
+EfficientNet is uniform within 1/sqrt(classes): for 10 classes 4.6 times as wide, so that a fit begins sure and wrong.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -75,6 +77,9 @@ def loader(images: Images, part: str, task: Task, setting: Setting, *, augmented
 def build(task: Task, setting: Setting, width: int) -> nn.Module:
     """Return the backbone, with its weights where they are to be had, and a new linear classifier."""
     model: nn.Module = timm.create_model(task.backbone, num_classes=width)
+    classifier = model.get_classifier()  # type: ignore[operator]
+    nn.init.kaiming_normal_(classifier.weight)
+    nn.init.zeros_(classifier.bias)
     if task.backbone == contest.BACKBONE:
         contest.load_weights(model)
     return model.to(task.device, memory_format=setting.layout)
