@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,11 +17,15 @@ from assay.errors import PlanError
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.run.train import Run
+from assay.steps import foreign_images, trainable
+from assay.training import checkpoint, processes
+from assay.training.semi_supervised import Views
 from factories import COLOURS, write_images
 from test_pseudo_label_step import Carry
 
 PROBE = "probe: {size: 32}"
 ALL_STAGES = ", features: all_stages"
+FLEX = "fit: {size: 32, epochs: 1, batch: 6, lr: 1e-3, unlabelled: {method: flexmatch, threshold: 0.5, ratio: 2%s}}"
 
 
 def foreign_labels(run: Run) -> tuple[int, int]:
@@ -52,20 +57,40 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("teacher", ["model", "mixture"])
-def test_images_of_another_kind_get_no_label(images: Path, carry_table: Carry, teacher: str) -> None:
+@pytest.fixture(scope="module")
+def table() -> pl.DataFrame:
+    """Of each colour 6 training images with a label, 18 without, and 36 that validate; the stripes without a label."""
     rows = [
         (f"{name}/{number}.png", name if number < 6 or number >= 24 else None)
         for name in COLOURS
         for number in range(60)
     ]
-    table = pl.DataFrame(
+    return pl.DataFrame(
         rows + [(f"other/other-{number}.png", None) for number in range(15)], schema=["image", "colour"], orient="row"
     ).with_columns(
         split=pl.when(pl.col("image").str.contains(r"/(2[4-9]|[345]\d)\.png"))
         .then(pl.lit("val"))
         .otherwise(pl.lit("train"))
     )
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The unlabelled images of each fit."""
+    listed: list[list[str]] = []
+
+    def views(ids: list[str], *given: Any) -> Views:
+        listed.append(list(ids))
+        return Views(ids, *given)
+
+    monkeypatch.setattr(trainable, "Views", views)
+    return listed
+
+
+@pytest.mark.parametrize("teacher", ["model", "mixture"])
+def test_images_of_another_kind_get_no_label(
+    images: Path, table: pl.DataFrame, carry_table: Carry, teacher: str
+) -> None:
     label = f"pseudo_label: {{keep: all, teacher: {teacher}}}"
     run = carry_table(images, table, PROBE, label, PROBE, model=ALL_STAGES)
     other, familiar = foreign_labels(run)
@@ -94,6 +119,72 @@ def test_after_a_fit_on_the_labels_published_features_tell_it(images: Path, carr
     assert other == 0
     assert familiar >= 100
     assert noted(run) == (15 + 117 - familiar, 132)
+
+
+def striped(names: list[str]) -> tuple[int, int]:
+    """Return how many of the images are stripes, and how many are not."""
+    stripes = sum("other-" in name for name in names)
+    return stripes, len(names) - stripes
+
+
+def details(run: Run, name: str) -> dict[str, Any]:
+    of_step: dict[str, Any] = next(one["details"] for one in run.metrics["steps"] if one["name"] == name)
+    return of_step
+
+
+def test_a_fit_draws_no_images_of_another_kind(
+    images: Path, table: pl.DataFrame, carry_table: Carry, drawn: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = carry_table(images, table, PROBE, FLEX % "", model=ALL_STAGES)
+    stripes, colours = striped(drawn[-1])
+    assert stripes == 0
+    assert colours >= 50
+    (note,) = details(run, "02-fit")["notes"]
+    assert note.startswith(f"{15 + 54 - colours} of 69 unlabelled images are unlike the labelled ones and get no label")
+    assert details(run, "02-fit")["unlabelled_images"] == colours
+    weights = (run.folder / "model/model.safetensors").read_bytes()
+
+    step, number = processes.Machine.optimizer_step, iter(range(9))
+
+    def stopped(*given: Any, **options: Any) -> Any:
+        if next(number) == 2:
+            raise KeyboardInterrupt
+        return step(*given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoint, "due", lambda self: True)
+        patch.setattr(processes.Machine, "optimizer_step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            carry_table(images, table, PROBE, FLEX % "", model=ALL_STAGES, run="stopped")
+    monkeypatch.setattr(foreign_images, "network_features", None)  # not asked again, so that none is another
+    run = carry_table(images, table, PROBE, FLEX % "", model=ALL_STAGES, run="stopped")
+    assert drawn[-1] == drawn[0]
+    assert (run.folder / "model/model.safetensors").read_bytes() == weights
+    carry_table(images, table, PROBE, FLEX % ", foreign: label", model=ALL_STAGES)
+    assert striped(drawn[-1]) == (15, 54)
+
+
+def test_an_image_with_a_label_of_any_head_is_drawn_for_the_others(
+    images: Path, table: pl.DataFrame, carry_table: Carry, drawn: list[list[str]]
+) -> None:
+    """Without a model before it, too."""
+    number = pl.col("image").str.extract(r"(\d+)\.png").cast(pl.Int64)
+    warm = pl.when(~pl.col("image").str.contains("other") | (number < 5)).then((number % 2 == 0).cast(pl.Int64))
+    table = table.with_columns(warm=warm, cold=pl.when(number < 2).then(1 - warm))
+    heads = ", heads: {colour: {column: colour}, tags: {columns: [warm, cold]}}"
+    run = carry_table(images, table, FLEX % "", heads=heads, model=ALL_STAGES)
+    assert {name for name in drawn[-1] if "other-" in name} == {f"other/other-{number}.png" for number in range(5)}
+    assert details(run, "01-fit")["notes"][0].startswith("10 of 10 unlabelled images")
+
+
+def test_where_all_unlabelled_images_are_of_another_kind_a_fit_learns_from_labels_alone(
+    images: Path, table: pl.DataFrame, carry_table: Carry, drawn: list[list[str]]
+) -> None:
+    only = table.filter(pl.col("colour").is_not_null() | pl.col("image").str.contains("other"))
+    run = carry_table(images, only, FLEX % "", model=ALL_STAGES)
+    assert not drawn
+    assert details(run, "01-fit")["unlabelled_images"] == 0
+    assert details(run, "01-fit")["notes"][0].startswith("15 of 15 unlabelled images")
 
 
 def test_a_mixture_of_tags_is_refused_before_anything_is_trained(images: Path, carry_table: Carry) -> None:

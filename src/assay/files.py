@@ -339,6 +339,7 @@ class StepFolder:
     history = _Below("history.csv")
     checkpoint = _Below("checkpoint.safetensors")
     views = _Below("views.json")  # how many views of an image a fit caches
+    foreign = _Below("foreign.json")  # unlabelled images that a fit leaves out
     suspects = _Below("suspects.csv")
     label_probabilities = _Below("labels.parquet")
     samples = _Below("samples")  # sheets of generated images

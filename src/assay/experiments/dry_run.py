@@ -41,6 +41,7 @@ from assay.steps.ensemble import EnsembleSettings
 from assay.steps.ensemble_members import first_input_size
 from assay.steps.fit import fit_config, narrowed, prepared_fit
 from assay.steps.fit_settings import FitSettings, sampling_plan
+from assay.steps.foreign_images import MOST_COMPARED
 from assay.steps.hardware import InputSize, inference_for
 from assay.steps.probe import ProbeSettings
 from assay.steps.pseudo_label import predicted_images
@@ -210,7 +211,10 @@ class _Estimator:
         estimate = StepEstimate(context.name, step.kind, inner=inner)
         with Peak(context.device) as peak:
             if isinstance(settings, FitSettings):
+                comparing = self._comparing(settings, state, context)
                 estimate = self._fit(estimate, settings, state, context)
+                seconds = min(comparing + estimate.seconds, settings.seconds or math.inf)
+                estimate = replace(estimate, seconds=seconds)
             elif isinstance(settings, SynthesizeSettings):
                 estimate = replace(estimate, seconds=gan_seconds(settings, context))
             elif step.kind in PASSES:
@@ -284,7 +288,7 @@ class _Estimator:
             if unknown is not None and settings.unlabelled is not None:
                 ids += unknown.names[: settings.unlabelled.ratio * len(first)]
             samples = samples.with_ids(ids)
-        with prepared_fit(settings, replace(state, samples=samples), context) as begun:
+        with prepared_fit(_without_comparing(settings), replace(state, samples=samples), context) as begun:
             step, network = step_seconds(begun.task, begun.config, begun.machine), begun.task.network
             inference, boundary = begun.part.inference, begun.part.boundary
             each, once, views = seconds_an_image(inference, self.samples.names, boundary), 0.0, settings.cached_views
@@ -324,13 +328,26 @@ class _Estimator:
             at_most=bool(settings.early_stop or settings.unlabelled or "pseudo_label" in self.labels),
         )
 
+    def _comparing(self, settings: FitSettings, state: State, context: Context) -> float:
+        """Seconds of the features by which a fit knows foreign images."""
+        train, validation = state.samples.part("train"), state.samples.part("val")
+        known = train.labelled()
+        if settings.unlabelled is None or settings.unlabelled.foreign == "label" or known.all():
+            return 0.0
+        size = self.model or settings
+        inference = inference_for(bare_classifier(state, context, size=size.size), size, context)
+        examples, held = (np.flatnonzero(known)[:MOST_COMPARED], np.arange(min(len(validation), MOST_COMPARED)))
+        parts = [("", train.take(np.flatnonzero(~known))), ("", train.take(examples)), ("", validation.take(held))]
+        images = self._uncomputed(f"{PRETRAINED} ", size, context, parts)
+        return images * seconds_an_image(inference, self.samples.names)
+
     def _largest_batch(self, settings: FitSettings, length: Length, state: State, context: Context) -> int:
         """The largest batch that fits into the memory, by the peaks of two batches. Raises PlanError for none."""
         text, memory = self.memory or ("", 0.0)
         points = []
         for batch in (settings.batch, settings.batch // 2 if settings.batch > 3 else 2 * settings.batch):
             changed = settings.model_copy(update={"batch": batch, "accumulate": 1, "views": "fresh"})
-            with Peak(context.device) as peak, prepared_fit(changed, state, context) as begun:
+            with Peak(context.device) as peak, prepared_fit(_without_comparing(changed), state, context) as begun:
                 step_seconds(begun.task, begun.config, begun.machine)
             points.append((min(batch, length.images), peak.mib))
         most = largest_batch((points[0], points[1]), memory, most=length.images)
@@ -351,6 +368,13 @@ class _Estimator:
             self._features[key] = np.union1d(known, images)
             count += len(self._features[key]) - len(known)
         return count
+
+
+def _without_comparing(settings: FitSettings) -> FitSettings:
+    """Return the settings of the same fit that looks for no foreign images: it would take features of all."""
+    if settings.unlabelled is None:
+        return settings
+    return settings.model_copy(update={"unlabelled": settings.unlabelled.model_copy(update={"foreign": "label"})})
 
 
 def input_of(steps: Sequence[StepPlan], context: Context) -> InputSize:

@@ -76,7 +76,7 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
     if prepared.part.views:
         details["views"] = prepared.part.views  # cached ones of an image
     if settings.unlabelled is not None:
-        details["unlabelled_images"] = len(data.unlabelled or ())
+        details |= {"unlabelled_images": len(data.unlabelled or ()), "notes": list(data.notes)}
     return StepResult(context.folder.path / settings.take, details=details)
 
 
@@ -113,9 +113,9 @@ def prepared_fit(settings: FitSettings, state: State, context: Context) -> Itera
     limit = None
     if settings.seconds is not None:  # from here on: preparing the network and its images takes time too
         limit = TimeLimit(time.monotonic() + settings.seconds, len(validation), context.time_left)
-    unlabelled = unlabelled_images(settings, state.samples, context.progress)
     with context.processes.main_process_first():  # the others find the cache made
         cache = context.images(settings.size, settings.resize)
+    unlabelled, notes = unlabelled_images(settings, state, context)
     classifier = classifier_for(settings.start, state, context, size=settings.size)
     network = describe_network(classifier, context, size=settings.size)
     freeze(classifier, settings.freeze)
@@ -123,7 +123,7 @@ def prepared_fit(settings: FitSettings, state: State, context: Context) -> Itera
     streamed = isinstance(cache, StreamedImages)
     sampling = sampling_plan(settings, train, seed=config.seed, by_shard=streamed)
     objective = fit_objective(settings, train, sampling)
-    data = FitData(cache, train, validation, unlabelled, soft_targets(state.soft, train), sampling)
+    data = FitData(cache, train, validation, unlabelled, soft_targets(state.soft, train), sampling, notes)
     model = _model_to_save(settings, classifier, hashes, objective, state, context, side=cache.side)
     with trainable(settings, classifier, data, objective, context) as part:
         consistency = consistency_of(settings, part, data, objective, context)

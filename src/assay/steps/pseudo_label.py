@@ -11,20 +11,17 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from assay.arrays import Bools, Floats, Ints
+from assay.arrays import Bools, Floats
 from assay.errors import PlanError
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
-from assay.labels.subset import labelled, partly_unknown
+from assay.labels.subset import partly_unknown
 from assay.metrics.metrics import probabilities_of
 from assay.models.backbones import feature_widths
-from assay.models.classifier import Classifier
 from assay.models.ensemble import Model, load_model
-from assay.models.trained_model import trained_on_mask
 from assay.predictions.inference import PLAIN, View
-from assay.predictions.novelty import foreign, unit_features
 from assay.predictions.tta import Flips, TTASettings, tta_views
 from assay.repair.pseudo_labels import (
     Agreement,
@@ -39,17 +36,21 @@ from assay.repair.pseudo_labels import (
 )
 from assay.repair.transduction import Mixture, class_mixture, gain_of_mixture
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
-from assay.steps.hardware import InputSize, inference_for
+from assay.steps.foreign_images import (
+    MOST_COMPARED,
+    Networks,
+    foreign_images,
+    network_features,
+    networks_of,
+    unseen_networks,
+)
 from assay.steps.soft_targets import soft_targets, write_soft_targets
-from assay.steps.start import bare_classifier, heads_named, trained_before
+from assay.steps.start import heads_named
 from assay.steps.suspect_lists import evidence
-
-Networks = Sequence[tuple[Classifier, InputSize]]
-"""Classifiers, and what images they take."""
+from assay.training.semi_supervised import Foreign
 
 LISTED_CLASSES = 12  # with their counts in a line
 LEARNT_ODDS = 3.0  # of an answer by features that know the labels: from 2 to 5 as good (docs/RESULTS.md)
-MOST_COMPARED = 5_000  # labelled images, and validation ones, that show what is foreign to them
 
 
 class PseudoLabelSettings(StepSettings):
@@ -64,9 +65,7 @@ class PseudoLabelSettings(StepSettings):
         "to its features of labelled and unlabelled images together, and to those of the weights that the plan begins "
         "with where its own have learnt from the labels; for multi-class heads.",
     )
-    foreign: Literal["leave", "label"] = Field(
-        "leave", description="What becomes of images that are unlike the labelled ones, and may be of no class."
-    )
+    foreign: Foreign = "leave"
     keep: Keep = Field(Confidence(), description="Which of the answers become labels.")
     soft: bool = Field(False, description="Let a fit follow the probabilities themselves, not the class alone.")
     tta: TTASettings = Field(
@@ -195,52 +194,22 @@ def _answers(
         return replace(answers, by_view=[np.full((len(train), space.width), np.nan, np.float32)])
     model, asked = load_model(state.model), np.flatnonzero(unknown | given if mixture else unknown)
     total: Floats = np.zeros((1, 1), np.float32)
-    networks = _unseen_networks(model, state, context)
+    networks = unseen_networks(model, state, context)
     for number, view in enumerate(views := _views(settings)):
-        of_view = _features(_networks(model), train.take(asked), context, view)
+        of_view = network_features(networks_of(model), train.take(asked), context, view)
         if number == 0 and settings.foreign == "leave":
-            plain = of_view if networks is None else _features(networks, train.take(asked), context, view)
-            compared = networks or _networks(model)
-            answers = _without_foreign(answers, compared, plain, asked, ~given, state=state, context=context)
+            plain = of_view if networks is None else network_features(networks, train.take(asked), context, view)
+            compared = networks or networks_of(model)
+            marked, notes = foreign_images(compared, plain, asked, given, state=state, context=context)
+            answers = replace(answers, foreign=marked, notes=notes)
         answers.by_view.append(np.full((len(train), space.width), np.nan, np.float32))
         answers.by_view[-1][asked] = probabilities_of(space, model.logits(_raw(model, of_view)))
         total = total + np.concatenate(of_view, axis=1)
     if mixture:
         features = np.full((len(train), total.shape[1]), np.nan, np.float32)
         features[asked] = total / len(views)
-        answers = replace(answers, features=features, widths=_widths(_networks(model)))
+        answers = replace(answers, features=features, widths=_widths(networks_of(model)))
     return answers
-
-
-def _networks(model: Model) -> Networks:
-    return [(network.classifier, network) for network in model.networks]
-
-
-def _has_learnt(start: str, state: State, context: Context) -> bool:
-    """Return whether the features of the model so far (`previous`), or of the weights to begin with, know labels."""
-    backbone, _ = trained_before(start, state, context)
-    return bool(trained_on_mask(backbone, labelled(state.samples.part("train"))).any())
-
-
-def _unseen_networks(model: Model, state: State, context: Context) -> Networks | None:
-    """Return what the plan begins with, where a model's features have learnt from these labels; else None.
-
-    Only by features that no label has taught is an image with a label as near to others as one without.
-    """
-    if not _has_learnt("previous", state, context):
-        return None
-    first = model.networks[0]
-    return [(bare_classifier(state, context, size=first.size), first)]
-
-
-def _features(networks: Networks, samples: Samples, context: Context, view: View = PLAIN) -> list[Floats]:
-    """Return the features (N, F) of images by each network."""
-    parts = []
-    for classifier, of in networks:
-        inference = inference_for(classifier, of, context)
-        parts.append(inference.features(samples.ids, folder=context.run.cache, progress=context.progress, view=view))
-        classifier.cpu()
-    return parts
 
 
 def _raw(model: Model, features: list[Floats]) -> list[Floats]:
@@ -252,49 +221,16 @@ def _raw(model: Model, features: list[Floats]) -> list[Floats]:
         ]
 
 
-def _without_foreign(
-    answers: _Answers,
-    networks: Networks,
-    features: list[Floats],
-    asked: Ints,
-    unlabelled: Bools,
-    *,
-    state: State,
-    context: Context,
-) -> _Answers:
-    """Return the answers with the unlabelled images marked that are unlike the labelled ones, and a note of them."""
-    generator = np.random.default_rng(context.seed)
-    train, validation = state.samples.part("train"), state.samples.part("val")
-    examples, held = (
-        part.take(np.sort(generator.permutation(rows)[:MOST_COMPARED]))
-        for part, rows in ((train, np.flatnonzero(~unlabelled)), (validation, np.arange(len(validation))))
-    )
-    known, of_validation = (unit_features(_features(networks, part, context)) for part in (examples, held))
-    unseen = not all(_has_learnt(start, state, context) for start in ("previous", "pretrained"))
-    far = foreign(unit_features(features), known, of_validation, unseen=unseen)
-    if far is None:
-        return replace(
-            answers, notes=("too few labelled images to tell which unlabelled ones are unlike the labelled ones",)
-        )
-    marked = np.zeros(len(train), np.bool_)
-    marked[asked] = far & unlabelled[asked]
-    note = (
-        f"{int(marked.sum()):,} of {int(unlabelled[asked].sum()):,} unlabelled images are unlike the labelled ones and "
-        "get no label; `foreign: label` labels them too"
-    )
-    return replace(answers, foreign=marked, notes=(note,) if marked.any() else ())
-
-
 def _with_unseen_features(answers: _Answers, state: State, context: Context, views: Sequence[View]) -> _Answers:
     """Return the answers with features that no label has taught: only these tell what labels held out are worth."""
     if state.model is None or not answers.widths:
         return answers
-    networks = _unseen_networks(load_model(state.model), state, context)
+    networks = unseen_networks(load_model(state.model), state, context)
     if networks is None:
         return answers
     asked = np.flatnonzero(np.isfinite(answers.features).all(axis=1))
     images = state.samples.part("train").take(asked)
-    of_views = [np.concatenate(_features(networks, images, context, view), axis=1) for view in views]
+    of_views = [np.concatenate(network_features(networks, images, context, view), axis=1) for view in views]
     features = np.full((len(answers.features), of_views[0].shape[1]), np.nan, np.float32)
     features[asked] = sum(of_views) / len(views)
     return replace(answers, features=features, widths=_widths(networks))

@@ -25,9 +25,9 @@ from assay.models.classifier import Classifier
 from assay.models.folding import fold_batch_norm
 from assay.predictions.image_rows import BATCH, Rows, make_room, room_for_activations, uncomputed
 from assay.predictions.inference import PLAIN, Inference, View, move, seconds_an_image
-from assay.progress import Progress
-from assay.steps.base import Context
+from assay.steps.base import Context, State
 from assay.steps.fit_settings import VIEWS_SHARE, FitObjective, FitSettings, SamplingPlan, require_reachable
+from assay.steps.foreign_images import without_foreign
 from assay.steps.hardware import inference_for, inference_hardware, training_hardware
 from assay.training.devices import Hardware
 from assay.training.feature_blocks import in_blocks
@@ -48,6 +48,7 @@ class FitData:
     unlabelled: Samples | None  # training images with unknown labels, where the fit learns from them
     soft: Sequence[Floats | None]  # targets (N, K) of pseudo-labels by head
     sampling: SamplingPlan
+    notes: tuple[str, ...] = ()  # of images that are left out
 
     @property
     def images_a_view(self) -> int:
@@ -320,16 +321,27 @@ def _upper_logits(upper: Upper, activations: Rows, hardware: Hardware, *, width:
 # Images with unknown labels.
 
 
-def unlabelled_images(settings: FitSettings, samples: Samples, progress: Progress) -> Samples | None:
-    """Return the training images with an unknown label if the fit uses them; None, with a line, where there is none."""
+def unlabelled_images(settings: FitSettings, state: State, context: Context) -> tuple[Samples | None, tuple[str, ...]]:
+    """Return the training images with an unknown label that the fit uses, and a note of foreign ones that it does not.
+
+    None, with a line, where there is none.
+    """
     if settings.unlabelled is None:
-        return None
-    require_reachable(settings.unlabelled.threshold, settings.loss, samples.space)
-    images = partly_unknown(samples.part("train"))
+        return None, ()
+    require_reachable(settings.unlabelled.threshold, settings.loss, state.samples.space)
+    images = partly_unknown(state.samples.part("train"))
     if len(images) == 0:
-        progress.line("  unlabelled: every label of the training images is known, so the fit learns from these alone")
-        return None
-    return images
+        context.progress.line(
+            "  unlabelled: every label of the training images is known, so the fit learns from these alone"
+        )
+        return None, ()
+    if settings.unlabelled.foreign == "label":
+        return images, ()
+    with context.processes.main_process_first():  # the others find on disk what is foreign
+        images, notes = without_foreign(images, settings, state, context)
+    for note in notes:
+        context.progress.line(f"  note: {note}")
+    return images if len(images) else None, notes
 
 
 def consistency_of(

@@ -38,6 +38,12 @@ STRONG = {"rand_augment": RandAugment(n=2, magnitude="random"), "erase": Erase(p
 """The augmentations that a strong view adds: two operations of any strength, and a patch of up to a quarter."""
 
 
+Foreign = Annotated[
+    Literal["leave", "label"],
+    Field(description="What becomes of images that are unlike the labelled ones, and may be of no class."),
+]
+
+
 class UnlabelledSettings(Settings):
     """Train on images with unknown labels too, with confident predictions of the model as pseudo-labels."""
 
@@ -49,6 +55,7 @@ class UnlabelledSettings(Settings):
     )
     ratio: int = Field(3, ge=1, description="Images with unknown labels for each labelled one.")
     weight: Annotated[float, Field(gt=0)] = Field(1.0, description="Weight of their loss; that of the labels is 1.")
+    foreign: Foreign = "leave"
     weak: Variation | None = Field(
         None, description="Augmentation of the views that are predicted; by default that of the fit."
     )
