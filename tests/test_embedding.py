@@ -132,10 +132,13 @@ def test_a_cache_is_found_again_by_the_images_it_holds(colours: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "slower", "images"), [(20, 1.0, 1_400), (20, 2.0, 400), (20, 3.0, 0), (60, 0.9, 2_500)]
+    ("seconds", "slower", "size", "images"),
+    [(20, 1.0, 128, 2_333), (20, 2.0, 128, 666), (20, 3.0, 128, 0), (60, 0.9, 128, 2_500), (20, 1.0, 224, 861)],
 )
-def test_a_busy_machine_draws_a_map_of_fewer_images(seconds: float, slower: float, images: int) -> None:
-    assert map_images(seconds, slower=slower) == images
+def test_a_busy_machine_draws_a_map_of_fewer_images_and_larger_ones_take_longer(
+    seconds: float, slower: float, size: int, images: int
+) -> None:
+    assert map_images(seconds, slower=slower, size=size) == images
 
 
 def test_an_image_stands_for_the_rarest_class_that_it_has_under_any_head() -> None:

@@ -29,7 +29,8 @@ from assay.plan.stages import (
     Stage,
     images_and_size,
 )
-from assay.run.budget import Budget, closing_growth, closing_seconds, refined, seconds_of_test, with_second
+from assay.report.report import MAP_IMAGES
+from assay.run.budget import MAPPED, Budget, closing_seconds, passes, refined, seconds_of_test, with_second
 from assay.run.records import DoneRecord
 from assay.training.fit_task import Pace, TimeLimit
 
@@ -119,7 +120,7 @@ def test_what_is_intended_fits_into_the_time_that_is_left(left: float, facts: Fa
 def test_stages_that_take_longer_or_shorter_than_intended_leave_the_total_as_it_is(
     budget: float, slower: float
 ) -> None:
-    spent, done, closing = 6.0, [], closing_seconds(budget, SPEEDS.forward)
+    spent, done, closing = 6.0, [], closing_seconds(budget, PLANTS, SPEEDS.forward, [])
     while stages := budgeted_stages(PLANTS, SPEEDS, budget - spent - closing, done=done):
         stage = stages[0]
         done.append(stage.name)
@@ -264,18 +265,78 @@ def test_a_fit_has_twice_the_epochs_that_its_seconds_suffice_for() -> None:
     assert fit.step["fit"]["epochs"] == 60
 
 
+def fit(size: int) -> Stage:
+    return Stage(WHOLE, {"fit": {"size": size}}, 60)
+
+
+def together(*members: dict[str, Any]) -> Stage:
+    return Stage(ENSEMBLE, {"repeat": {"steps": [{"ensemble": {"members": members}}]}}, 60)
+
+
+EUROSAT = replace(PLANTS, labelled=1_383, validation=345)
+SEEDLINGS = replace(PLANTS, labelled=2_577, validation=644)
+FLICKR = replace(PLANTS, labelled=4_917, validation=1_229)
+FASHION = replace(PLANTS, heads=6)
+
+
+@pytest.mark.parametrize(
+    ("facts", "stages", "taken"),
+    [
+        (EUROSAT, [fit(128)], 13),
+        (EUROSAT, [fit(128), together()], 16),
+        (SEEDLINGS, [fit(128), together()], 24),
+        (SEEDLINGS, [fit(192)], 28),
+        (FLICKR, [fit(192)], 33),
+        (FASHION, [fit(128), together()], 34),
+        (FASHION, [fit(224)], 42),
+    ],
+)
+def test_the_time_kept_for_the_report_is_what_it_took_and_little_more(
+    facts: Facts, stages: list[Stage], taken: float
+) -> None:
+    """RESULTS.md, what follows the last stage."""
+    assert taken <= closing_seconds(600, facts, 0.003, stages) <= taken + 6
+
+
 @pytest.mark.parametrize(
     ("budget", "forward", "expected"),
-    [(30, 0.003, 7), (30, 0.03, 7.5), (120, 0.003, 12), (120, 0.009, 21), (3_600, 0.003, 45), (3_600, 1e-4, 45)],
+    [
+        (30, 0.003, 6.1),
+        (30, 0.03, 7.5),
+        (120, 0.003, 12),
+        (120, 0.009, 18.3),
+        (3_600, 0.003, 18.5),
+        (3_600, 1e-4, 10.2),
+    ],
 )
-def test_a_slow_machine_needs_longer_for_the_report(budget: float, forward: float, expected: float) -> None:
-    assert closing_seconds(budget, forward) == pytest.approx(expected)
+def test_a_slow_machine_needs_longer_for_the_report_and_a_short_budget_has_a_smaller_map(
+    budget: float, forward: float, expected: float
+) -> None:
+    assert closing_seconds(budget, PLANTS, forward, []) == pytest.approx(expected, abs=0.06)
 
 
-def test_a_report_with_larger_images_takes_longer() -> None:
-    stages = budgeted_stages(replace(PLANTS, side=128, cached=True), SPEEDS, 330, done=[PROBE, SUSPECT_LABELS])
-    assert (closing_growth([]), closing_growth(stages)) == (1.0, pytest.approx(1 + 0.35 * 1.25))
-    assert closing_growth(budgeted_stages(PLANTS, SPEEDS, 60)) == 1.0
+def test_what_follows_the_last_stage_follows_from_the_data() -> None:
+    usual = closing_seconds(3_600, PLANTS, 0.003, [])
+    assert closing_seconds(3_600, replace(PLANTS, validation=1_800), 0.003, []) == pytest.approx(usual + 1.15 * 2)
+    assert closing_seconds(3_600, replace(PLANTS, heads=3), 0.003, []) == pytest.approx(usual + 1.15 * 1.6)
+    assert (
+        closing_seconds(3_600, replace(PLANTS, labelled=10**6), 0.003, []) == usual
+    )  # a map has so many images at most
+    assert closing_seconds(3_600, PLANTS, 0.003, [fit(224)]) == pytest.approx(usual + 1.15 * 2_500 * 0.003 * 2.5625)
+    few = replace(PLANTS, labelled=80, validation=20)
+    assert closing_seconds(3_600, few, 0.003, []) < 6
+    assert closing_seconds(3_600, replace(few, unlabelled=1_600), 0.003, []) > 12  # they are on the map
+    assert MAPPED == MAP_IMAGES
+
+
+def test_an_image_passes_through_every_network_that_may_answer() -> None:
+    assert passes([]) == 1
+    assert passes([fit(128), fit(224)]) == 1 + 1.75**2
+    assert passes([fit(128), together({"step": "01-fit"}, {"steps": []})]) == 2
+    facts, done = replace(PLANTS, calibrated=True), [PROBE, SUSPECT_LABELS, WHOLE, ENSEMBLE]
+    (one,), (two,) = (budgeted_stages(replace(facts, passes=n), SPEEDS, 9, done=done) for n in (1, 2))
+    assert one.seconds == pytest.approx(9, abs=1)
+    assert (one.step["calibrate"].get("examples", 2_000), two.step["calibrate"]["examples"]) == (2_000, 700)
 
 
 def test_after_the_whole_network_its_upper_stages_are_not_trained_alone() -> None:

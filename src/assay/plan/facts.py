@@ -42,6 +42,7 @@ def facts_of(
         tuned=tuple(head.name for head in tags if validation.counts(head).sum() >= RARE),
         calibrated=_validates(samples),
         classes=samples.space.width,
+        heads=len(samples.space),
         flip=flip,
         pretrained=pretrained,
         metric=metric,

@@ -73,7 +73,11 @@ LEAST_MORE = 15.0  # seconds that are worth further epochs
 LEAST_SECOND = 3.0  # epochs of a second backbone
 BESIDE = 10_000  # images shown at least, to the whole network and to upper stages trained beside it
 BESIDE_SHARE = 0.35  # of the time, for the upper stages
-ENSEMBLE_SECONDS, CALIBRATION_SECONDS = 2.0, 0.5  # of predictions that are there, without features
+ENSEMBLE_SECONDS, CALIBRATION_SECONDS, THRESHOLDS_SECONDS = (
+    2.0,
+    0.5,
+    2.0,
+)  # of predictions that are there, without features
 CALIBRATION_SHARE = 0.03  # of the time left: features of training images, to know foreign ones by, may cost no more
 EXAMPLES, LEAST_EXAMPLES = 2_000, 200  # training images whose features are kept
 
@@ -115,9 +119,12 @@ def budgeted_stages(
     suspect labels follows where it costs little; then the fits, and an ensemble of these where there are several;
     `unchanged` are those whose model was not kept. Views are averaged where no fit was trained on them.
     """
-    rules = [stage for stage in _rules(facts, speeds, left) if stage.name not in done]
+    rules, alone = (
+        [stage for stage in _rules(facts, speeds, seconds) if stage.name not in done]
+        for seconds in (CALIBRATION_SHARE * left, left - THRESHOLDS_SECONDS * bool(facts.tuned))
+    )
     if {ENSEMBLE, SECOND_BACKBONE, VIEWS, CALIBRATION, THRESHOLDS} & set(done):  # what these chose is of the last model
-        return rules
+        return alone
     left -= sum(stage.seconds for stage in rules)
     first = [_probe(facts, speeds, left)] if PROBE not in done else []
     left -= sum(stage.seconds for stage in first)
@@ -136,7 +143,8 @@ def budgeted_stages(
     left -= sum(stage.seconds for stage in fits)
     fitted = set(FITS) & set(names)
     last = _ensemble(facts, speeds, left, names, unchanged) if fitted else _mirrored(facts, speeds, left)
-    return [*first, *fits, *last, *rules]
+    stages = [*first, *fits, *last]
+    return [*stages, *rules] if stages else alone
 
 
 def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> Iterator[Stage]:
@@ -277,21 +285,24 @@ def _suspects(facts: Facts, speeds: Speeds, *, by: str | None = None) -> Stage:
     return Stage(SUSPECT_LABELS, {"clean_labels": settings}, seconds)
 
 
-def _rules(facts: Facts, speeds: Speeds, left: float = math.inf) -> list[Stage]:
-    """Return the stages that choose how the last model decides and how sure it is, by its validation predictions."""
+def _rules(facts: Facts, speeds: Speeds, seconds: float = math.inf) -> list[Stage]:
+    """Return the stages that choose how the last model decides and how sure it is, by its validation predictions.
+
+    `seconds` are those of the calibration.
+    """
     tuned = {"tune_thresholds": {"heads": list(facts.tuned)}}
     return [
-        *([_calibration(facts, speeds, left)] if facts.calibrated else []),
-        *([Stage(THRESHOLDS, tuned, 2.0)] if facts.tuned else []),
+        *([_calibration(facts, speeds, seconds)] if facts.calibrated else []),
+        *([Stage(THRESHOLDS, tuned, THRESHOLDS_SECONDS)] if facts.tuned else []),
     ]
 
 
-def _calibration(facts: Facts, speeds: Speeds, left: float) -> Stage:
-    """Return the calibration, with features of as many training images as the time allows."""
-    affordable = CALIBRATION_SHARE * left / speeds.forward - facts.validation
-    examples = round(min(EXAMPLES, facts.labelled, max(affordable, 0)))
+def _calibration(facts: Facts, speeds: Speeds, seconds: float) -> Stage:
+    """Return the calibration, with features of as many training images as so many seconds suffice for."""
+    an_image = facts.passes * speeds.forward
+    examples = round(min(EXAMPLES, facts.labelled, max(seconds / an_image - facts.validation, 0)))
     settings: dict[str, Any] = {"examples": examples} if examples < EXAMPLES else {}
     if examples < min(LEAST_EXAMPLES, facts.labelled):
         return Stage(CALIBRATION, {"calibrate": {"examples": 0}}, CALIBRATION_SECONDS)
-    seconds = CALIBRATION_SECONDS + (examples + facts.validation) * speeds.forward
-    return Stage(CALIBRATION, {"calibrate": settings}, seconds)
+    taken = CALIBRATION_SECONDS + (examples + facts.validation) * an_image
+    return Stage(CALIBRATION, {"calibrate": settings}, taken)

@@ -35,12 +35,14 @@ class Facts:
     calibrated: bool = False  # where validation has labels of every head to choose temperatures by
     flip: Flips = "none"
     classes: int = 1  # and tags, of all heads
+    heads: int = 1
     pretrained: bool = False  # on some of these labels
     metric: bool = False  # whether the plan has one, which chooses the epochs then
     repairs: bool = True  # whether labels may be changed or added, and classes weighed
     side: int = DEFAULT_SIZE  # of the images in pixels, the shorter of a median image
     stages: int = 8  # of the backbone
     cached: bool = False  # whether activations at the boundary of its upper stages can be
+    passes: float = 1.0  # of an image through the networks that answer, over one at the default size
     second: str | None = None  # another backbone that suits the data
     second_cost: float = 1.0  # its seconds an image, over those of the first
 

@@ -10,8 +10,10 @@ import numpy as np
 from PIL import Image
 
 from assay.errors import AssayError
-from assay.files import writing_below
+from assay.files import RunFolder, writing_below
 from assay.messages import plain
+from assay.models.ensemble import input_size
+from assay.plan.stages import DEFAULT_SIZE, relative_forward
 from assay.progress import NoProgress, Progress
 from assay.report.charts import metric_title, save, write_images
 from assay.report.errors import wrong_by_image
@@ -38,7 +40,7 @@ from assay.training.devices import return_freed_memory
 COLOURS = 60  # of classes on the map
 MAP_IMAGES = 2500  # at the end of a run: some 20 s, where 5,000 take a minute
 PAGE_SECONDS = 6.0  # of the rest of the page
-MAP_RATE = 100.0  # images of the map a second, on two cores
+A_MAPPED_IMAGE, ITS_FEATURES = 0.002, 0.004  # seconds of an image of the map on two cores; the second at 128 pixels
 MAP_LEAST = 300  # images: on a map of fewer, little can be seen
 QUALITY = 88  # of the JPEG that a sheet of synthetic images becomes
 
@@ -56,7 +58,8 @@ def draw_run(folder: Path, *, page: bool, device: str, progress: Progress, secon
     if seconds is not None:
         taken = time.monotonic() - began
         # Charts are drawn by one thread: on an idle machine in the time that they compute.
-        images = map_images(seconds - taken, slower=taken / max(time.process_time() - computed, 1e-3))
+        slower = taken / max(time.process_time() - computed, 1e-3)
+        images = map_images(seconds - taken, slower=slower, size=_input_size(folder))
     try:
         with writing_below(folder):
             path = write_report(folder, settings=MapSettings(n=images), device=device, progress=progress)
@@ -66,13 +69,20 @@ def draw_run(folder: Path, *, page: bool, device: str, progress: Progress, secon
         progress.line(f"report: {path}")
 
 
-def map_images(seconds: float, *, slower: float = 1.0) -> int:
+def map_images(seconds: float, *, slower: float = 1.0, size: int = DEFAULT_SIZE) -> int:
     """Return of how many images a map may be, 0 for none, so that the page is written within these seconds.
 
-    `slower`: how many times as long as on an idle machine everything takes.
+    `slower`: how many times as long as on an idle machine everything takes. `size`: of the images in pixels.
     """
-    images = int((seconds / max(slower, 1.0) - PAGE_SECONDS) * MAP_RATE)
+    an_image = A_MAPPED_IMAGE + ITS_FEATURES * relative_forward(size)
+    images = int((seconds / max(slower, 1.0) - PAGE_SECONDS) / an_image)
     return 0 if images < MAP_LEAST else min(images, MAP_IMAGES)
+
+
+def _input_size(folder: Path) -> int:
+    """Return the size of the images of a run's model, the usual one where there is no model."""
+    model = RunFolder(folder).model
+    return input_size(model.path)[0] if model.spec.exists() else DEFAULT_SIZE
 
 
 def write_charts(folder: Path) -> None:

@@ -26,10 +26,12 @@ from assay.plan.plan import Plan, to_yaml
 from assay.plan.planner import budgeted_stages, default_stages
 from assay.plan.stages import (
     DEFAULT_SIZE,
+    ENSEMBLE,
     FITS,
     PROBE,
     PSEUDO_LABELS,
     READING,
+    SECOND_BACKBONE,
     UPPER,
     USUAL_FORWARD,
     VIEWS,
@@ -122,21 +124,34 @@ class Budget:
 
 # The stages of a run, decided one after the other.
 
-CLOSING = (7.0, 45.0)  # seconds kept for metrics, charts and report on a usual machine: at least, and at most
-CLOSING_SHARE, CLOSING_MOST = 0.1, 0.25  # of a budget, between these two; the second where the machine is slow
+# Seconds of what follows the last stage on a usual machine, fitted to runs on four sets (RESULTS.md).
+CLOSING_ALONE, A_VALIDATION_IMAGE, A_HEAD = 4.5, 0.002, 0.8  # without a map of features; each head beyond the first
+A_MAPPED_IMAGE, MAPPED = 0.001, 2_500  # beside its features; images of the map at most
+SEVERAL = 1.5  # times as long where several networks answer
+SPARE = 1.15  # ending late is worse than ending early
+CLOSING_SHARE, CLOSING_MOST = (
+    0.1,
+    0.25,
+)  # of a budget, at most; the second where all but the map takes that long
 SLOWEST = 5.0
-CLOSING_PIXELS = 0.35  # of these seconds grow with the pixels of an image: on five minutes 24 s at 128, 39 at 192
+TOGETHER = (ENSEMBLE, SECOND_BACKBONE)
 PROBE_FORWARD = 0.75  # of the seconds of a probe are features, at most
 LEAST_MEASURED = 500  # images of a probe that show how fast linear models learn: of fewer, beginning takes longest
 
 
-def closing_seconds(budget: float, forward: float) -> float:
-    """Return the seconds of a budget that are kept for what follows the last stage.
+def closing_seconds(budget: float, facts: Facts, forward: float, stages: Sequence[Stage]) -> float:
+    """Return the seconds of a budget that are kept for what follows these stages.
 
+    They suffice for baselines, metrics, charts and page with a map of the features, which is smaller in a short budget.
     `forward` is how long an image takes through the backbone: where the machine is busy, all else takes longer too.
     """
-    (least, most), slower = CLOSING, min(max(forward / USUAL_FORWARD, 1.0), SLOWEST)
-    return min(max(least, min(least * slower, CLOSING_MOST * budget), CLOSING_SHARE * budget), most * slower)
+    slower = min(max(forward / USUAL_FORWARD, 1.0), SLOWEST)
+    alone = slower * (CLOSING_ALONE + A_VALIDATION_IMAGE * facts.validation + A_HEAD * (facts.heads - 1))
+    sizes, several = sizes_that_answer(stages)
+    images = min(facts.labelled + facts.unlabelled + facts.validation + facts.test, MAPPED)
+    mapped = images * (relative_forward(sizes[-1]) * forward + slower * A_MAPPED_IMAGE)
+    needed = SPARE * (SEVERAL if several else 1.0) * (alone + mapped)
+    return min(needed, max(min(alone, CLOSING_MOST * budget), CLOSING_SHARE * budget))
 
 
 def seconds_of_test(images: int, forward: float, stages: Sequence[Stage]) -> float:
@@ -144,19 +159,24 @@ def seconds_of_test(images: int, forward: float, stages: Sequence[Stage]) -> flo
 
     It may be the mean of all fits. `forward` is how long an image takes through the backbone.
     """
+    return images * forward * (passes(stages) + READING * len(sizes_that_answer(stages)[0]))
+
+
+def passes(stages: Sequence[Stage]) -> float:
+    """Return the seconds of an image through the model that these stages lead to, over one pass at the default size."""
     views = [len(FLIPS[stage.step["tune_views"]["flip"]]) for stage in stages if stage.name == VIEWS] or [1]
-    return images * forward * sum(views[0] * area + READING for area in _areas(stages))
+    return sum(views[0] * (size / DEFAULT_SIZE) ** 2 for size in sizes_that_answer(stages)[0])
 
 
-def closing_growth(stages: Sequence[Stage]) -> float:
-    """Return how much longer metrics and report take with the images of the last fit than at the default size."""
-    return 1 + CLOSING_PIXELS * (_areas(stages)[-1] - 1)
+def sizes_that_answer(stages: Sequence[Stage]) -> tuple[list[int], bool]:
+    """Return the pixels of the images of each network that may answer, and whether they may do so together.
 
-
-def _areas(stages: Sequence[Stage]) -> list[float]:
-    """Return the pixels of an image of each fit over those at the default size; 1 without any fit."""
-    sizes = [images_and_size(stage)[1] or DEFAULT_SIZE for stage in stages if stage.name in FITS]
-    return [(size / DEFAULT_SIZE) ** 2 for size in sizes or [DEFAULT_SIZE]]
+    They are those of the fits, of the probe where there is none, and of members that are trained within an ensemble.
+    """
+    sizes = [images_and_size(stage)[1] or DEFAULT_SIZE for stage in stages if stage.name in FITS] or [DEFAULT_SIZE]
+    ensembles = [stage.step["repeat"]["steps"][0]["ensemble"] for stage in stages if stage.name in TOGETHER]
+    members = [member for ensemble in ensembles for member in ensemble["members"] if "steps" in member]
+    return [*[DEFAULT_SIZE for _ in members], *sizes], bool(ensembles)
 
 
 class Staging:
@@ -219,20 +239,23 @@ class Staging:
     def _stages(self) -> list[Stage]:
         """Return the stages to come, by the speeds that the stages done have shown."""
         done, records = [stage.name for stage in self.budget.decided], self._records()
-        speeds = self._speeds(records)
-        self._keep_for_closing(speeds)
+        speeds, stages = self._speeds(records), list[Stage]()
         models = [record.model for record in records.values()]
         unchanged = [name for number, name in enumerate(done[: len(models)]) if models[number] in models[:number]]
-        return budgeted_stages(self.facts, speeds, self.budget.left_for_stages(), done=done, unchanged=unchanged)
+        for _ in range(2):  # what follows the fits takes longer with larger images and more networks
+            self._keep_for_closing(speeds, stages)
+            facts = replace(self.facts, passes=passes([*self.budget.decided, *stages]))
+            stages = budgeted_stages(facts, speeds, self.budget.left_for_stages(), done=done, unchanged=unchanged)
+        return stages
 
     def _speeds(self, records: Mapping[StepName, DoneRecord]) -> Speeds:
         names = [stage.name for stage in self.budget.decided]
         return refined(self.facts, self.speeds, dict(zip(names, records.values(), strict=False)))
 
-    def _keep_for_closing(self, speeds: Speeds) -> None:
-        of_test = seconds_of_test(self.facts.test, speeds.forward, self.budget.decided)
-        closing = closing_seconds(self.budget.seconds, speeds.forward) * closing_growth(self.budget.decided)
-        self.budget.closing = closing + of_test
+    def _keep_for_closing(self, speeds: Speeds, further: Sequence[Stage] = ()) -> None:
+        stages = [*self.budget.decided, *further]
+        of_test = seconds_of_test(self.facts.test, speeds.forward, stages)
+        self.budget.closing = closing_seconds(self.budget.seconds, self.facts, speeds.forward, stages) + of_test
 
     def _records(self) -> dict[StepName, DoneRecord]:
         names = [StepName.at(number, next(iter(stage.step))) for number, stage in enumerate(self.budget.decided, 1)]
