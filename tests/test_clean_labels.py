@@ -506,6 +506,101 @@ def test_labels_change_only_where_repaired_ones_predict_held_out_ones_better(
     assert ("predict more of" in line) == (shift > 0)
 
 
+# Labels that no judge can learn from
+
+
+def moved(wrong: pl.Series, steps: int | np.ndarray = 1) -> pl.DataFrame:
+    """Labels that are wrong for these images: of a later colour, by as many steps."""
+    table = image_table().with_columns(wrong=wrong)
+    index = {name: number for number, name in enumerate(NAMES)}
+    truth = np.array([index[name] for name in table["true"]])
+    labels = np.where(wrong.to_numpy(), (truth + steps) % len(NAMES), truth)
+    return table.with_columns(colour=pl.Series([NAMES[label] for label in labels]))
+
+
+def drawn(share: float, seed: int = 0) -> pl.Series:
+    return pl.Series(np.random.default_rng(seed).random(3 * EACH) < share)
+
+
+def lines_of_training(carry: Carry) -> str:
+    return "\n".join(line for line in carry.said if "validation labels" not in line)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("action", ["drop", "unset"])
+def test_a_judge_that_is_no_better_than_chance_takes_no_label_away(carry: Carry, action: str) -> None:
+    evenly = 1 + np.arange(3 * EACH) // 2 % 2
+    table = moved(drawn(0.66), evenly)
+    run = carry(CLEAN.replace("}", f", action: {action}}}"), PROBE, table=table)
+    assert not details(run)["heads"]["colour"]["beats_chance"]
+    assert labels_of(run) == dict(zip(table["image"], table["colour"], strict=True))
+    assert "the judge is no better than chance here, so that nothing is done" in lines_of_training(carry)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_where_more_than_half_of_the_labels_are_wrong(carry: Carry, guarded: bool) -> None:
+    """Most are those of the next colour: a judge learns these, and suspects the right ones."""
+    table = moved(drawn(0.6))
+    action = f", action: drop, only_if_better: {str(guarded).lower()}}}"
+    run = carry(CLEAN.replace("}", action), PROBE, table=table)
+    head = details(run)["heads"]["colour"]
+    assert head["beats_chance"]
+    assert head["noise_rate"] < 0.5
+    right = set(table.filter(~pl.col("wrong") & (pl.col("split") == "train"))["image"])
+    suspects = set(listed(run).filter(split="train")["image"])
+    assert len(right & suspects) > len(right) / 2 > len(suspects - right)
+    if guarded:
+        assert head["edits"] == 0
+        assert (
+            "nothing is done about them: models of labels repaired by the judge predict no more"
+            in lines_of_training(carry)
+        )
+    else:
+        assert head["edits"] == len(suspects)
+        assert "fits learn without them, as asked, though models of labels repaired" in lines_of_training(carry)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_where_more_than_half_of_the_labels_are_suspect_a_note_names_the_share(carry: Carry, guarded: bool) -> None:
+    table = moved(drawn(0.5, 3))
+    action = f", action: unset, only_if_better: {str(guarded).lower()}}}"
+    run = carry(CLEAN.replace("}", action), PROBE, table=table)
+    head, said = details(run)["heads"]["colour"], lines_of_training(carry)
+    assert head["beats_chance"]
+    assert head["suspects"] > 36
+    assert head["edits"] == (0 if guarded else head["suspects"])
+    assert ("nothing is done about them" in said) == guarded
+    assert (f"note: that is {head['suspects'] / 72:.0%} of the labels" in said) == (not guarded)
+
+
+@pytest.mark.parametrize("action", ["drop", "{soft: wrong}"])
+def test_a_class_of_wrong_labels_alone_is_suspect_and_keeps_some(carry: Carry, action: str) -> None:
+    """Teal is one label in six, of images of all colours, and no image is teal."""
+    wrong = (pl.col("number") % 6 == 1) & (pl.col("split") == "train")
+    table = image_table().with_columns(colour=pl.when(wrong).then(pl.lit("teal")).otherwise("true"))
+    run = carry(CLEAN.replace("}", f", action: {action}}}"), PROBE if action == "drop" else FIT_HEAD, table=table)
+    teal_images = set(table.filter(colour="teal")["image"])
+    suspects = set(listed(run).filter(split="train")["image"])
+    assert len(suspects & teal_images) >= 0.75 * len(teal_images)
+    assert len(suspects - teal_images) <= 2
+    left = sum(label == "teal" for label in labels_of(run).values())
+    assert left == (len(teal_images - suspects) if action == "drop" else len(teal_images)) > 0
+
+
+FIT_HEAD = "fit: {size: 32, epochs: 3, batch: 8, freeze: backbone, lr: 1e-2, take: best, monitor: accuracy}"
+
+
+def test_the_epoch_is_the_best_by_the_labels_given_and_wrong_validation_labels_are_named(carry: Carry) -> None:
+    """More than half of the validation labels are wrong, and no training label."""
+    table = moved(drawn(0.6) & (image_table()["split"] == "val"))
+    run = carry(CLEAN, FIT_HEAD, table=table)
+    history = pl.read_csv(run.folder / "steps/02-fit/history.csv").filter(part="validation", name="accuracy")
+    best = history.filter(pl.col("value") == history["value"].max())["epoch"].max()
+    assert history.filter(pl.col("epoch") == best)["best"].all()
+    why = run.metrics["not_corrected"]["colour"]
+    assert "validation labels look wrong more often than those of training" in why
+    assert any(why in line for line in str(run).splitlines())
+
+
 # Odd data
 
 

@@ -10,7 +10,7 @@ from assay.labels.space import Head
 from assay.labels.split import folds
 from assay.repair.confident_learning import beats_chance
 from assay.repair.judges import Probabilities, _left_out, gains_of_repair, mean_posterior
-from assay.repair.suspects import find_suspects, soft_labels
+from assay.repair.suspects import find_suspects, judgeable, soft_labels
 from factories import make_samples
 
 EACH, CLASSES = 60, 3
@@ -62,25 +62,55 @@ def test_repaired_labels_teach_better_where_labels_are_wrong_and_not_where_image
     assert beats_chance(samples.space.heads[0], codes, answers.train) == (share < 0.6)
 
 
-ONE_IMAGE = np.where(np.arange(len(TRUTH)) == 0, 2, np.minimum(TRUTH, 1))  # of the last class, the only one and wrong
-ALL_WRONG = np.where(np.arange(len(TRUTH)) % 12 == 0, 2, np.minimum(TRUTH, 1))  # those of the last class, most of them
+HALVES = np.minimum(TRUTH, 1)  # two classes that there are
+ONE_IMAGE = np.where(np.arange(len(TRUTH)) == 0, 2, HALVES)  # the only label of the last class, and wrong
+ALL_WRONG = np.where(np.arange(len(TRUTH)) % 12 == 0, 2, HALVES)  # 15 labels of the last class, all of them wrong
 
 
-@pytest.mark.parametrize("codes", [np.zeros_like(TRUTH), ONE_IMAGE, ALL_WRONG], ids=["one class", "one image", "wrong"])
-def test_of_odd_labels_all_is_defined_and_no_class_is_emptied(codes: np.ndarray) -> None:
-    samples, fold, answers = judged(codes, TRUTH, apart=4.0)
+def test_labels_of_one_class_have_nothing_suspect() -> None:
+    samples, fold, answers = judged(np.zeros_like(TRUTH), TRUTH, apart=4.0)
+    (gain,) = answers.gains
+    assert gain is not None
+    assert (gain.value, gain.low, gain.high) == (0.0, 0.0, 0.0)
+    (suspects,) = find_suspects(samples, answers.train, fold, filter_by="class")
+    assert suspects.table.height == 0
+
+
+def test_a_class_of_one_image_is_not_judged_and_keeps_its_label() -> None:
+    samples, fold, answers = judged(ONE_IMAGE, HALVES, apart=4.0)
+    (suspects,) = find_suspects(samples, answers.train, fold, filter_by="class")
+    assert suspects.unjudged == ("c",)
+    assert 0 not in suspects.table["row"]
+    assert "c" not in suspects.table["suggested"]
+    (codes,) = judgeable(samples, fold)
+    assert np.flatnonzero(codes < 0).tolist() == [0]  # no soft label is written of it
+
+
+def test_of_a_class_whose_labels_are_all_wrong_most_are_suspect_and_count_little() -> None:
+    samples, fold, answers = judged(ALL_WRONG, HALVES, apart=4.0)
     (head,), (gain,) = samples.space, answers.gains
     assert gain is not None
     assert np.isfinite([gain.value, gain.low, gain.high]).all()
     (suspects,) = find_suspects(samples, answers.train, fold, filter_by="class")
-    if (codes == 2).sum() == 1:
-        assert "c" in suspects.unjudged
-    if not codes.any():
-        assert suspects.table.height == 0
-        assert (gain.low, gain.high) == (0.0, 0.0)
-    targets = soft_labels(head, codes, answers.train, answer="wrong")
+    hits = ALL_WRONG[suspects.table["row"].to_numpy()] == 2
+    assert hits.sum() >= 12
+    assert np.count_nonzero(~hits) <= 8  # of 165 right ones
+    targets = soft_labels(head, ALL_WRONG, answers.train, answer="wrong")
     assert targets.sum(axis=1) == pytest.approx(1, abs=1e-5)
-    assert (targets.sum(axis=0)[np.unique(codes)] > 0).all()
+    assert targets[ALL_WRONG == 2, 2].mean() < 0.2
+    assert targets[np.arange(len(TRUTH)), HALVES][ALL_WRONG < 2].mean() > 0.95
+
+
+def test_most_labels_moved_to_the_next_class_are_taken_for_the_right_ones() -> None:
+    """Beyond one half it is the right labels that are suspect, and the estimate is the share of these."""
+    truth = np.tile(TRUTH, 2)
+    moved = np.random.default_rng(5).random(len(truth)) < 0.71
+    samples, fold, answers = judged(np.where(moved, (truth + 1) % CLASSES, truth), truth, apart=5.0)
+    (suspects,) = find_suspects(samples, answers.train, fold, filter_by="class")
+    rows = np.isin(np.arange(len(truth)), suspects.table["row"].to_numpy())
+    assert rows[~moved].mean() > 0.75
+    assert rows[moved].mean() < 0.15
+    assert suspects.noise_rate == pytest.approx(0.29, abs=0.05)
 
 
 def test_a_gain_is_of_known_labels_and_counts_every_tag() -> None:

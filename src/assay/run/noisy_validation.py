@@ -16,7 +16,7 @@ from assay.files import StepName
 from assay.labels.edits import persons_cells
 from assay.labels.ledger import Ledger
 from assay.messages import metric_text, plain
-from assay.metrics.intervals import Metric, Z
+from assay.metrics.intervals import Limits, Metric, Z
 from assay.run.contents import LabelledPredictions
 from assay.run.records import DoneRecord, Number, RunMetrics, newest_search
 
@@ -55,7 +55,8 @@ def corrected(
 ) -> tuple[dict[str, Number], dict[str, str]]:
     """Return the corrected accuracy of each multi-class head whose noise the newest search estimates, or why it is not.
 
-    Noise of the training labels says nothing of validation labels that are wrong more often, or less often.
+    Noise of the training labels says nothing of validation labels that are wrong more often, or less often. Where
+    training labels are hardly wrong, validation labels that are wrong much more often are named all the same.
     """
     by_head: dict[str, Number] = {}
     withheld: dict[str, str] = {}
@@ -66,7 +67,12 @@ def corrected(
     persons = persons_cells(ledger.effective())
     for head in now.samples.space:
         estimate = details.get("heads", {}).get(head.name)
-        if not head.multiclass or estimate is None or not _is_noisy(estimate):
+        if not head.multiclass or estimate is None or not estimate.get("beats_chance"):
+            continue
+        held = details.get("validation", {}).get(head.name, {}).get("agreement")
+        if not _is_noisy(estimate):
+            if held is not None and change_of_share(estimate["agreement"], held)[1] < -LEAST_RATE:
+                withheld[head.name] = why_withheld(estimate["agreement"], held) or ""
             continue
         codes, probabilities, _ = now.of(head)
         known = np.flatnonzero(codes >= 0)
@@ -75,10 +81,9 @@ def corrected(
         metric = corrected_accuracy(predicted, codes[known], np.array(estimate["counts"]), sure)
         if metric is None or metric.low is None or metric.high is None:
             continue
-        held = details.get("validation", {}).get(head.name, {}).get("agreement")
-        unlike = _unlike(estimate["agreement"], held, metric.low)
-        if unlike is not None:
-            withheld[head.name] = unlike
+        why = why_withheld(estimate["agreement"], held, least=metric.low)
+        if why is not None:
+            withheld[head.name] = why
             continue
         value, low, high = (float(np.clip(one, 0, 1)) for one in (metric.value, metric.low, metric.high))
         by_head[head.name] = Metric(value, metric.n, low, high).to_json()
@@ -88,31 +93,37 @@ def corrected(
 def _is_noisy(estimate: Mapping[str, Any]) -> bool:
     """Return whether there is evidence that training labels are wrong, and enough of them."""
     gain = estimate.get("gain")  # of the judge's second round: where labels are right there is none
-    evidence = gain is None or (gain["low"] or 0) > 0
-    return bool(estimate.get("beats_chance")) and evidence and (estimate["noise_rate"] or 0) >= LEAST_RATE
+    return (gain is None or (gain["low"] or 0) > 0) and (estimate["noise_rate"] or 0) >= LEAST_RATE
 
 
-def _unlike(train: Number | None, held: Number | None, least: float) -> str | None:
+def why_withheld(train: Number | None, held: Number | None, *, least: float = 0.0) -> str | None:
     """Return why validation labels are not as wrong as training labels; None where a difference is within chance.
 
-    By how many of both the judge agrees with (the 95 % interval of a difference of shares is Newcombe's, 1998, method
-    10), and by the `least` accuracy, corrected, which may be above 1.
+    By the shares of both that the judge agrees with, and by the `least` accuracy, corrected, which may be above 1.
     """
     if train is None or held is None:
         return "the judge of the training labels did not judge validation labels"
-    value, low, high, other, other_low, other_high = (
-        float(one[key] or 0) for one in (held, train) for key in ("value", "low", "high")
-    )
-    change = value - other
-    more = change + np.hypot(high - value, other - other_low) < 0
-    if more or change - np.hypot(value - low, other_high - other) > 0:
+    low, high = change_of_share(train, held)
+    if not low <= 0 <= high:
         texts = [Metric(float(one["value"] or 0), 0, one["low"], one["high"]).percent() for one in (held, train)]
+        looks = "more often than those of training, or their images are harder" if high < 0 else LESS
         why = f"the judge agrees with {texts[0]} of the validation labels and {texts[1]} of the training labels"
-    elif least > 1:
-        why = "more than all answers would then be right"
-    else:
-        return None
-    return f"{why}, so that validation labels look wrong {'more' if more else 'less'} often than those of training"
+        return f"{why}, so that validation labels look wrong {looks}"
+    if least > 1:
+        return f"more than all answers would then be right, so that validation labels look wrong {LESS}"
+    return None
+
+
+LESS = "less often than those of training"
+
+
+def change_of_share(before: Number, after: Number) -> Limits:
+    """Return the 95 % interval of a difference of two shares of other images (Newcombe 1998, method 10)."""
+    value, low, high, other, other_low, other_high = (
+        float(one[key] or 0) for one in (after, before) for key in ("value", "low", "high")
+    )
+    down, up = np.hypot(value - low, other_high - other), np.hypot(high - value, other - other_low)
+    return float(value - other - down), float(value - other + up)
 
 
 def corrected_lines(record: RunMetrics) -> Iterator[str]:

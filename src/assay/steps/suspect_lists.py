@@ -175,6 +175,11 @@ def suspect_lines(of_head: SuspectRows, progress: Progress) -> None:
     elif of_head.action != "flag" and of_head.gain is not None:
         joint = ": " if of_head.gain.beyond_chance else ", as asked, though "
         progress.line(f"    {DONE[of_head.action]}{joint}{evidence(of_head.gain, REPAIRED)}")
+    if 2 * len(of_head.edits) > suspects.n and not (of_head.gain is not None and of_head.gain.beyond_chance):
+        progress.line(
+            f"    note: that is {len(of_head.edits) / suspects.n:.0%} of the labels, and where so many are wrong a "
+            "judge takes right ones for wrong: set only_if_better: true, or action: flag and look at the list"
+        )
     confusions = _commonest_confusions(suspects)
     if confusions:
         progress.line(f"    mostly {', '.join(confusions)}")
