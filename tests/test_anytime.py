@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import anytime, harness
+from benchmarks import anytime, gpu, harness
 from benchmarks.anytime import CASES, Case, curve_table, decided, draw, flags, length, prepare
 from benchmarks.harness import Options
 from benchmarks.peers import timm_loop
@@ -90,6 +90,15 @@ def test_a_record_names_the_code_that_made_it(monkeypatch: pytest.MonkeyPatch) -
     assert harness.commit()
     monkeypatch.setenv("PATH", "")
     assert harness.commit() == "unknown"
+
+
+def test_without_a_gpu_its_part_says_so_and_measures_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        list(gpu.cells(Options(device="cuda")))
+    assert (ended.value.code, capsys.readouterr().out) == (None, "no GPU here\n")
 
 
 def test_a_new_classifier_of_the_plain_loop_is_drawn_as_fastai_draws_it() -> None:

@@ -23,7 +23,7 @@ from assay.models.backbones import Features, build_backbone, freeze, set_trainin
 from assay.models.boundary import Boundary, Upper, activations, find_boundary
 from assay.models.folding import fold_batch_norm
 from assay.predictions import image_rows
-from assay.predictions.image_rows import Table, kept_rows, make_room, room_for_activations, uncomputed
+from assay.predictions.image_rows import Table, activation_bytes, kept_rows, make_room, room_for_activations, uncomputed
 from assay.predictions.predict import Predictions
 from assay.progress import Lines, NoProgress
 from assay.steps.fit_settings import FitSettings
@@ -189,6 +189,15 @@ def test_activations_of_other_weights_make_room(tmp_path: Path) -> None:
     make_room(tmp_path, [table(tmp_path, "kept")], further=size, limit=3 * size)
     assert [bool(table(tmp_path, key).files) for key in ("old", "kept", "new")] == [False, True, True]
     assert room_for_activations(tmp_path, limit=5.0) == 5.0
+
+
+def test_activations_take_half_of_what_is_free_and_theirs_counts_as_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assay.predictions.image_rows.free_space", lambda path: 1_000)
+    assert room_for_activations(tmp_path, limit=1e9) == 500
+    rows_of(tmp_path, [1, 2], key="old")
+    assert room_for_activations(tmp_path, limit=1e9) == (1_000 + activation_bytes(tmp_path)) / 2 > 500
 
 
 # Fits on activations.

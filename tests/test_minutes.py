@@ -2,18 +2,27 @@
 
 import json
 import math
+import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from assay import cli
 from assay.files import RunFolder
 from assay.plan.plan import load
+from assay.plan.stages import Facts, Speeds
+from assay.predictions.predictor import Predictor
 from assay.progress import GivenUpError, Lines
+from assay.run.budget import Budget, print_usual
+from assay.run.environment import process_began
 from assay.run.train import Run, train
+from assay.training.fit_task import TimeLimit
 
 
 @pytest.fixture
@@ -32,9 +41,27 @@ def stages(run: Run) -> list[str]:
     return [stage["stage"] for stage in run.record.stages]
 
 
-def test_a_run_within_minutes_says_what_it_intends_and_what_came_of_it(plan: Path, tmp_path: Path) -> None:
-    lines = Lines()
+class Predicting(Lines):
+    """Predicts an image by the model on disk whenever a stage begins."""
+
+    def __init__(self, run: Path, image: Path) -> None:
+        super().__init__()
+        self.run, self.image, self.answers = run, image, list[int]()
+
+    def line(self, text: str) -> None:
+        super().line(text)
+        if text.endswith(" are left"):
+            predictor = Predictor.untimed(RunFolder(self.run).model.path, device="cpu")
+            (answer,) = predictor.stream([("image", self.image)])
+            self.answers.append(int(np.isfinite(answer.logits).all()))
+
+
+def test_a_run_within_minutes_says_what_it_intends_and_what_came_of_it(
+    plan: Path, colours: Path, tmp_path: Path
+) -> None:
+    lines = Predicting(tmp_path / "run", min(colours.rglob("*.png")))
     run = train(plan, run=tmp_path / "run", progress=lines)
+    assert lines.answers == [1] * (len(run.record.stages) - 1)  # the model of the stages before
     assert "10 minutes. It is intended:" in lines.lines
     images = len(run.artifact.saved.learnt_from)
     intended = [line for line in lines.lines if line.startswith("  whole network: ")]
@@ -56,7 +83,8 @@ def test_too_few_minutes_finish_the_probe(plan: Path, tmp_path: Path) -> None:
     lines = Lines()
     run = train(plan, run=tmp_path / "run", overrides=["minutes=0.02"], progress=lines)
     assert stages(run) == ["probe", "calibration"]
-    assert any("these minutes are too few" in line for line in lines.lines)
+    (note,) = [line for line in lines.lines if "these minutes are too few" in line]
+    assert re.search(r"the probe and the report take \d+ s more\. The probe is finished\.$", note)
     assert any("too few to look for copies" in line for line in lines.lines)
     assert run.artifact.saved.space.width == 3
 
@@ -117,6 +145,65 @@ def test_no_length_of_time_is_refused_before_anything_is_read(minutes: str, tmp_
         result.stderr
         == f"assay: --minutes {minutes}: is no length of time. Give a number above 0, such as 0.5 or 10.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--set", "minutes=0"], "--set minutes=0: minutes is 0; it must be greater than 0."),
+        (["--metric", "accurac"], 'metric is "accurac"; it must be'),
+        (["--metric", "mean_average_precision"], "mean_average_precision: the labels of this data do not define it"),
+    ],
+)
+def test_no_minutes_and_a_metric_that_is_none_or_that_no_head_has_are_refused(
+    options: list[str], expected: str, colours: Path, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(cli.app, ["train", str(colours), "--run", str(tmp_path / "run"), *options])
+    assert (result.exit_code, expected in result.stderr) == (2, True), result.stderr
+
+
+def test_a_plan_of_no_minutes_is_refused_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text("data: {folder: photos}\nminutes: 0\n")
+    result = CliRunner().invoke(cli.app, ["train", str(path), "--run", str(tmp_path / "run")])
+    assert (result.exit_code, "line 2: minutes is 0; it must be greater than 0." in result.stderr) == (2, True)
+
+
+def test_a_clock_that_is_set_meanwhile_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = Budget.open(RunFolder(tmp_path), 600, time.monotonic())
+    assert budget.clock is TimeLimit(0.0).clock is time.monotonic
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    assert 0 <= budget.spent < 600
+
+
+def test_the_default_plan_says_what_it_takes_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts, speeds = Facts(labelled=1_000, unlabelled=0, validation=0), Speeds(0.003, 0.02, 0.007, 0.001)
+    monkeypatch.setattr("assay.run.budget._measured", lambda facts, state, context: (facts, speeds))
+    lines = Lines()
+    prepared: Any = SimpleNamespace(
+        choice=SimpleNamespace(facts=facts), state=None, context=SimpleNamespace(progress=lines)
+    )
+    print_usual(prepared)
+    assert lines.lines == [
+        "  intended: probe 4 s, suspect labels 13 s, whole network 2:40 min; about 2:57 min before metrics and report. "
+        "`--minutes` sets another budget"
+    ]
+    print_usual(SimpleNamespace(choice=None))  # type: ignore[arg-type]
+    assert len(lines.lines) == 1  # a plan that names its steps
+
+
+@pytest.mark.parametrize(
+    ("text", "began"), [(f"7 (a) b) S {'0 ' * 18}9000 0", 30.0), ("7 (python) S 0", None), (None, None)]
+)
+def test_minutes_count_from_the_start_of_the_process(
+    text: str | None, began: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat, clocks = tmp_path / "stat", {"clock_gettime": lambda clock: 100.0, "monotonic": lambda: 40.0}
+    monkeypatch.setattr("assay.run.environment.time", SimpleNamespace(CLOCK_BOOTTIME=7, **clocks))
+    monkeypatch.setattr("assay.run.environment.os", SimpleNamespace(sysconf=lambda name: 100))
+    if text is not None:
+        stat.write_text(text)
+    assert process_began(stat) == began
 
 
 @pytest.mark.parametrize(
