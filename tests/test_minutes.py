@@ -63,6 +63,7 @@ def test_a_run_within_minutes_says_what_it_intends_and_what_came_of_it(
     run = train(plan, run=tmp_path / "run", progress=lines)
     assert lines.answers == [1] * (len(run.record.stages) - 1)  # the model of the stages before
     assert "10 minutes. It is intended:" in lines.lines
+    assert any("nothing is known that gains by more of the time" in line for line in lines.lines)
     images = len(run.artifact.saved.learnt_from)
     intended = [line for line in lines.lines if line.startswith("  whole network: ")]
     assert intended

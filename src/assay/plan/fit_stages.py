@@ -25,6 +25,7 @@ MIXTURE_SECONDS = 2.5  # to fit Gaussians, with the features at hand
 CACHED_LINEAR = 0.5  # of the seconds of a linear model, where the features are at hand and the images were read
 MIXTURE_EPOCHS, MIXTURE_VIEWS = 6, 4  # of the upper stages, without a budget
 MOST_EPOCHS = 60  # of a fit within a budget: what follows gains nothing that could be measured
+LEAST_MOST, SLOWER = 60.0, 1.5  # seconds of a fit whose epochs end it: at least, and over what its epochs are to take
 
 
 def upper_stage(name: str, facts: Facts, speeds: Speeds, seconds: float, *, larger: Sequence[int] = ()) -> Stage:
@@ -63,16 +64,26 @@ def larger_images(facts: Facts, epoch: float, left: float) -> Iterator[Stage]:
 
 
 def fit_stage(name: str, facts: Facts, seconds: float, epoch: float, **changed: Any) -> Stage:
-    """Return a fit within seconds, `epoch` of which an epoch takes as far as is known; it may be half of that."""
+    """Return a fit within seconds, `epoch` of which an epoch takes as far as is known; it may be half of that.
+
+    Where its epochs end it before, it is to take what these take, and may take longer.
+    """
     epochs = min(max(math.ceil(2 * seconds / epoch), 1), MOST_EPOCHS)
-    settings = {**fit_settings(facts), "epochs": epochs, "seconds": round(seconds, 1), "keep": "best", **changed}
-    return Stage(name, {"fit": settings}, seconds)
+    most = min(seconds, most_seconds(epoch))
+    settings = {**fit_settings(facts), "epochs": epochs, "seconds": round(most, 1), "keep": "best", **changed}
+    return Stage(name, {"fit": settings}, min(seconds, MOST_EPOCHS * epoch))
+
+
+def most_seconds(epoch: float) -> float:
+    """Return the seconds that a fit may take whose epochs end it: speeds are estimates."""
+    return max(LEAST_MOST, SLOWER * MOST_EPOCHS * epoch)
 
 
 def pseudo_label_stage(facts: Facts, seconds: float, epoch: float) -> Stage:
     """Return sure answers as labels and a fit of everything on them within seconds, kept where validation improves."""
-    fit = {**fit_stage(PSEUDO_LABELS, facts, seconds, epoch).step["fit"], "start": "pretrained"}
-    return Stage(PSEUDO_LABELS, if_better([{"pseudo_label": {"keep": "confidence"}}, {"fit": fit}]), seconds)
+    fitted = fit_stage(PSEUDO_LABELS, facts, seconds, epoch)
+    fit = {**fitted.step["fit"], "start": "pretrained"}
+    return Stage(PSEUDO_LABELS, if_better([{"pseudo_label": {"keep": "confidence"}}, {"fit": fit}]), fitted.seconds)
 
 
 def mixture_stages(facts: Facts, speeds: Speeds, left: float = math.inf) -> Iterator[Stage]:
@@ -89,7 +100,8 @@ def mixture_stages(facts: Facts, speeds: Speeds, left: float = math.inf) -> Iter
     if left - labelling >= max(LEAST_FIT, 2 * a_view):
         seconds = left - labelling if left < math.inf else MIXTURE_VIEWS * a_view + MIXTURE_EPOCHS * epoch
         last: dict[str, Any] = {"freeze": facts.frozen, "take": "last", "keep": "last"}
-        step = fit_stage(PSEUDO_LABELS, every, seconds, epoch, **last, **views_within(every, speeds, seconds)).step
+        fit = fit_stage(PSEUDO_LABELS, every, seconds, epoch, **last, **views_within(every, speeds, seconds))
+        step, seconds = fit.step, fit.seconds
         if left == math.inf:
             settings = {name: value for name, value in step["fit"].items() if name != "seconds"}
             step = {"fit": {**settings, "epochs": MIXTURE_EPOCHS, **({"views": MIXTURE_VIEWS} if facts.cached else {})}}
@@ -103,8 +115,8 @@ def mixture_stages(facts: Facts, speeds: Speeds, left: float = math.inf) -> Iter
 
 def more_epochs(facts: Facts, seconds: float, epoch: float) -> Stage:
     """Return a fit that goes on at half of the rate, kept where validation improves."""
-    fit = fit_stage(MORE_EPOCHS, facts, seconds, epoch, lr=LR / 2).step
-    return Stage(MORE_EPOCHS, if_better([fit]), seconds)
+    fit = fit_stage(MORE_EPOCHS, facts, seconds, epoch, lr=LR / 2)
+    return Stage(MORE_EPOCHS, if_better([fit.step]), fit.seconds)
 
 
 def if_better(steps: list[Mapping[str, Any]]) -> dict[str, Any]:

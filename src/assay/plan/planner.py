@@ -18,7 +18,6 @@ from assay.plan.fit_stages import (
     LEAST_FIT,
     LEAST_WHOLE,
     MIN_OPTIMIZER_STEPS,
-    MOST_EPOCHS,
     epoch_seconds,
     fit_settings,
     fit_stage,
@@ -26,6 +25,7 @@ from assay.plan.fit_stages import (
     larger_images,
     mixture_stages,
     more_epochs,
+    most_seconds,
     pseudo_label_stage,
     seconds_to_show,
     upper_stage,
@@ -68,7 +68,6 @@ PSEUDO = 0.5  # of the time left, for the fit on pseudo-labels
 LARGER_PROBES, SMALLER_PROBES = (192, 160), (96, 64)  # pixels: where no fit follows, and where time is too short
 LEAST_SHARE = 0.5  # of the images, below which they are smaller instead: all at 96 pixels teach more than half at 128
 LEAST_PROBE = 1_000  # images of a probe for which the time does not suffice for all
-LEAST_MOST = 60.0  # seconds of a fit whose epochs end it
 LEAST_MORE = 15.0  # seconds that are worth further epochs
 LEAST_SECOND = 3.0  # epochs of a second backbone
 BESIDE = 10_000  # images shown at least, to the whole network and to upper stages trained beside it
@@ -121,7 +120,7 @@ def budgeted_stages(
     """
     rules, alone = (
         [stage for stage in _rules(facts, speeds, seconds) if stage.name not in done]
-        for seconds in (CALIBRATION_SHARE * left, left - THRESHOLDS_SECONDS * bool(facts.tuned))
+        for seconds in (CALIBRATION_SHARE * left, left - CALIBRATION_SECONDS - THRESHOLDS_SECONDS * bool(facts.tuned))
     )
     if {ENSEMBLE, SECOND_BACKBONE, VIEWS, CALIBRATION, THRESHOLDS} & set(done):  # what these chose is of the last model
         return alone
@@ -170,13 +169,15 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
         left, second = left - seconds, _second_seconds(facts, speeds, [UPPER])
     if WHOLE not in done and not begun and left >= max(LEAST_FIT, LEAST_WHOLE * epoch):
         seconds = _whole_seconds(facts, left, epoch, second)
-        yield fit_stage(WHOLE, facts, seconds, epoch)
-        left -= seconds
+        whole = fit_stage(WHOLE, facts, seconds, epoch)
+        yield whole
+        left -= whole.seconds
     elif not begun:
         return
     if facts.has_unlabelled and PSEUDO_LABELS not in done and left >= max(LEAST_FIT, epoch):
-        yield pseudo_label_stage(facts, left, epoch)
-        return
+        pseudo_labels = pseudo_label_stage(facts, left, epoch)
+        yield pseudo_labels
+        left -= pseudo_labels.seconds
     possible = not (facts.has_unlabelled or LARGER_IMAGES in done)
     larger = list(larger_images(facts, epoch, left / 2 if left >= 2 * second else left)) if possible else []
     yield from larger
@@ -196,7 +197,7 @@ def _whole_seconds(facts: Facts, left: float, epoch: float, second: float) -> fl
         seconds = max(enough, left / 3)
     elif second <= left - seconds_to_show(BESIDE, facts, epoch):
         seconds = left - max(second, BESIDE_SHARE * left)
-    return min(seconds, max(LEAST_MOST, 1.5 * MOST_EPOCHS * epoch))  # it ends by itself: speeds are estimates
+    return min(seconds, most_seconds(epoch))
 
 
 def _second_seconds(facts: Facts, speeds: Speeds, names: Collection[str]) -> float:
@@ -226,21 +227,26 @@ def _ensemble(
     ]
     name, seconds = ENSEMBLE, ENSEMBLE_SECONDS
     if members and left >= _second_seconds(facts, speeds, names):
-        name, seconds = SECOND_BACKBONE if facts.second else ENSEMBLE, left
-        members.append(_second_member(facts, speeds, left - ENSEMBLE_SECONDS))
+        name = SECOND_BACKBONE if facts.second else ENSEMBLE
+        member, taken = _second_member(facts, speeds, left - ENSEMBLE_SECONDS)
+        members, seconds = [*members, member], seconds + taken
     if len(members) > 1 and facts.validation:
         yield Stage(name, if_better([{"ensemble": {"members": members}}]), seconds)
 
 
-def _second_member(facts: Facts, speeds: Speeds, left: float) -> Mapping[str, Any]:
-    """Return a probe and a fit of the second backbone, or of the upper stages of the first, within `left` seconds."""
+def _second_member(facts: Facts, speeds: Speeds, left: float) -> tuple[Mapping[str, Any], float]:
+    """Return a probe and a fit of the second backbone, or of the upper stages of the first, and their seconds.
+
+    These are `left` at most.
+    """
     if not facts.second:
-        seconds = left - CACHED_LINEAR * facts.labelled * speeds.linear
-        return {"steps": [_probe(facts, speeds).step, upper_stage(ENSEMBLE, facts, speeds, seconds).step]}
+        of_probe = CACHED_LINEAR * facts.labelled * speeds.linear
+        fit = upper_stage(ENSEMBLE, facts, speeds, left - of_probe)
+        return {"steps": [_probe(facts, speeds).step, fit.step]}, of_probe + fit.seconds
     probe = _probe(facts, Speeds(facts.second_cost * speeds.forward, 0, 0, speeds.linear))
     epoch = facts.second_cost * epoch_seconds(facts, speeds.training, speeds)
     fit = fit_stage(SECOND_BACKBONE, facts, left - probe.seconds, epoch)
-    return {"model": {"backbone": facts.second}, "steps": [probe.step, fit.step]}
+    return {"model": {"backbone": facts.second}, "steps": [probe.step, fit.step]}, probe.seconds + fit.seconds
 
 
 def _mirrored(facts: Facts, speeds: Speeds, left: float) -> Iterator[Stage]:

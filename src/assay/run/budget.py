@@ -22,6 +22,7 @@ from assay.models.backbones import stages as stages_of_backbone
 from assay.models.boundary import find_boundary
 from assay.models.classifier import FLIPS
 from assay.models.ensemble import load_model
+from assay.plan.fit_stages import LEAST_FIT
 from assay.plan.plan import Plan, to_yaml
 from assay.plan.planner import budgeted_stages, default_stages
 from assay.plan.stages import (
@@ -135,6 +136,7 @@ CLOSING_SHARE, CLOSING_MOST = (
 )  # of a budget, at most; the second where all but the map takes that long
 SLOWEST = 5.0
 TOGETHER = (ENSEMBLE, SECOND_BACKBONE)
+USED = 0.9  # of a budget, below which a run says that it is to end early
 PROBE_FORWARD = 0.75  # of the seconds of a probe are features, at most
 LEAST_MEASURED = 500  # images of a probe that show how fast linear models learn: of fewer, beginning takes longest
 
@@ -280,6 +282,9 @@ class Staging:
         for stage in [*budget.decided, *stages]:
             progress.line(f"  {_intended(stage, self.facts)}")
         progress.line(f"  metrics and report: {_about(budget.closing)}")
+        total = budget.spent + sum(stage.seconds for stage in stages) + budget.closing
+        if not budget.decided and total < min(USED * budget.seconds, budget.seconds - LEAST_FIT):
+            progress.line(f"  note: that is about {_about(total)}: nothing is known that gains by more of the time")
         short = sum(stage.seconds for stage in stages if stage.name == PROBE) - budget.left_for_stages()
         if short > 0:
             progress.line(
