@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,7 @@ from assay.labels.space import Head, LabelSpace
 from assay.labels.writers.table import write_table
 from assay.models.classifier import ModelSettings, build_classifier
 from assay.models.decision_rule import DecisionRule
+from assay.models.ensemble import replace_model
 from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import Inference
 from assay.predictions.predict import Predictions
@@ -106,6 +110,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "folder": _folder,
     "checkpoint": lambda folder: save_tensors(folder / "checkpoint.safetensors", {"w": torch.zeros(9000)}),
     "model": lambda folder: SAVED.save(folder / "best"),
+    "model in place of another": lambda folder: replace_model(SAVED, folder / "model"),
     "predictions": lambda folder: ANSWERS.write(folder / "predictions.parquet"),
     "samples": _samples,
     "ledger": lambda folder: Ledger.read(folder / "ledger.csv").append(EDITS),
@@ -212,3 +217,35 @@ def test_causes_that_go_round_are_looked_at_once() -> None:
     first, second = RuntimeError("killed"), ConnectionResetError("reset")
     first.__cause__, second.__context__ = second, first
     assert files.full_disk(first) is None
+
+
+def test_a_model_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, other = tmp_path / "model", replace(SAVED, trained_on=SEEN[:5], size=16)
+    replace_model(SAVED, folder)
+    (folder / "of the other").write_text("")
+
+    def content() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def killed(path: Path, value: object) -> None:
+        raise KeyboardInterrupt
+
+    def not_over_it(source: Path, target: Path, move: Callable[[Path, Path], None] = os.replace) -> None:
+        if (source.name, target) == ("made", folder):
+            raise OSError(errno.ENOSPC, "full")
+        move(source, target)
+
+    before = content()
+    with monkeypatch.context() as patch:
+        patch.setattr("assay.models.trained_model.write_json", killed)  # the weights are written by then
+        with pytest.raises(KeyboardInterrupt):
+            replace_model(other, folder)
+    assert content() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", not_over_it)
+        with pytest.raises(SpaceError):
+            replace_model(other, folder)
+    assert content() == before
+    replace_model(other, folder)
+    assert (TrainedModel.load(folder).size, "of the other" in content()) == (16, False)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

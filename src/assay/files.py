@@ -50,22 +50,25 @@ def whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path, *, by_way_of: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary folder (`by_way_of`, or one beside `path`) to fill, which then replaces `path`.
+    """Yield a folder to fill, in a temporary one (`by_way_of`, or beside `path`), which then replaces `path`.
 
-    Raises SpaceError or RunError, with `path` as it was before, where the disk is full or read-only.
+    A kill leaves `path` as it was or as it is to be, or between two renames none. Raises as `whole` does.
     """
-    beside = by_way_of or _beside(path)
+    around = by_way_of or _beside(path)
+    made, before = around / "made", around / "before"
     with writing(path):
-        shutil.rmtree(beside, ignore_errors=True)  # of a killed process of the same id
+        shutil.rmtree(around, ignore_errors=True)  # of a killed process of the same id
         try:
-            beside.mkdir(parents=True)
-            yield beside
+            made.mkdir(parents=True)
+            yield made
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
-                shutil.rmtree(path)
-            os.replace(beside, path)
+                os.replace(path, before)
+            os.replace(made, path)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            if before.exists() and not path.exists():
+                os.replace(before, path)
+            shutil.rmtree(around, ignore_errors=True)
 
 
 def remove_unfinished(folder: Path, pattern: str = ".*.part") -> None:
@@ -127,10 +130,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append(path: Path, data: bytes, *, sync: bool = False) -> None:
-    """Append to a file: all of the data or none; with `sync` it is on disk at the end.
-
-    Raises SpaceError or RunError, with the file as it was before, where the disk is full or read-only.
-    """
+    """Append all of the data to a file, or none; with `sync` it is on disk at the end. Raises as `whole` does."""
     with writing(path), open(path, "ab", buffering=0) as file:
         before = file.seek(0, os.SEEK_END)
         try:
@@ -246,8 +246,7 @@ def _reason_of_full(error: BaseException | None) -> str | None:
     return None
 
 
-# The layout of a run. Every path in it and every name of a step is made and parsed here; models and steps find the
-# files of other runs by it too.
+# The layout of a run: every path in it and every name of a step is made and parsed here.
 
 
 class StepName(str):

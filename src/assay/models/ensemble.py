@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from assay.arrays import Floats, Keys, Reals
 from assay.errors import ModelError, RunError
-from assay.files import ModelFolder, link, write_json
+from assay.files import ModelFolder, link, whole_folder, write_json
 from assay.images.decode import Resize
 from assay.labels.space import LabelSpace
 from assay.models.classifier import from_spec, spec
@@ -128,6 +128,12 @@ def load_model(folder: Path) -> Model:
         {key: value for key, value in description.items() if key not in KNOWN},
         Uncertainty.load(folder),
     )
+
+
+def replace_model(model: Model, folder: Path) -> None:
+    """Write a model in place of the one in a folder: a kill leaves no weights of one beside decisions of the other."""
+    with whole_folder(folder) as beside:
+        model.save(beside)
 
 
 def input_size(folder: Path) -> tuple[int, Resize]:

@@ -21,7 +21,7 @@ from assay.models.backbones import freeze
 from assay.models.backbones import stages as stages_of_backbone
 from assay.models.boundary import find_boundary
 from assay.models.classifier import FLIPS
-from assay.models.ensemble import load_model
+from assay.models.ensemble import load_model, replace_model
 from assay.plan.fit_stages import LEAST_FIT
 from assay.plan.plan import Plan, to_yaml
 from assay.plan.planner import budgeted_stages, default_stages
@@ -231,7 +231,7 @@ class Staging:
         if not (row["best"] and chief) or StepName(step).depth or metrics[chief] <= self.best.get(chief, -math.inf):
             return
         self.best = dict(metrics)
-        load_model(self.context.run.step(step).best.path).save(self.context.run.model.path)
+        replace_model(load_model(self.context.run.step(step).best.path), self.context.run.model.path)
 
     def outcomes(self) -> list[StageOutcome]:
         """Return what each stage was worth."""
@@ -272,7 +272,7 @@ class Staging:
         if choice is not None:
             record = records[StepName(choice["step"])]
             self.best = {name: metric["value"] for name, metric in (record.scores or {}).get("metrics", {}).items()}
-            load_model(run.path / (record.model or "")).save(run.model.path)
+            replace_model(load_model(run.path / (record.model or "")), run.model.path)
 
     def _print_intention(self) -> None:
         budget, progress = self.budget, self.context.progress

@@ -37,7 +37,7 @@ from assay.labels.samples import Samples
 from assay.labels.split import split_table
 from assay.labels.subset import data_changes
 from assay.messages import plain_lines
-from assay.models.ensemble import load_model
+from assay.models.ensemble import load_model, replace_model
 from assay.plan import yaml_lines
 from assay.plan.plan import LoadedPlan, Plan, for_one_run, from_source, to_yaml
 from assay.predictions.image_rows import activation_bytes, make_room
@@ -338,7 +338,7 @@ def _save_model(record: DoneRecord, samples: Samples, context: Context, *, quick
             quick=quick,
         )
     details = {"data": samples.fingerprint(), "validation": (record.scores or {}).get("metrics", {})}
-    replace(model, details=details).save(context.run.model.path)
+    replace_model(replace(model, details=details), context.run.model.path)
     return scores
 
 
