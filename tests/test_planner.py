@@ -16,6 +16,7 @@ from assay.plan.stages import (
     CALIBRATION,
     ENSEMBLE,
     FITS,
+    LABELLED,
     LARGER_IMAGES,
     MORE_EPOCHS,
     PROBE,
@@ -80,20 +81,26 @@ def test_long_budgets_buy_what_suits_the_data(facts: Facts, expected: list[str])
 
 
 @pytest.mark.parametrize(("left", "last"), [(7, None), (20, "probe"), (60, "fit"), (600, "fit")])
-def test_few_labels_are_spread_by_a_mixture_before_any_fit(left: float, last: str | None) -> None:
+def test_few_labels_are_spread_by_a_mixture_after_a_fit_of_them_where_time_allows(
+    left: float, last: str | None
+) -> None:
     facts = replace(PLANTS, labelled=80, unlabelled=1_600, validation=20, per_class=8.0, cached=True)
     stages = budgeted_stages(facts, SPEEDS, left)
-    assert [name for name in names(stages) if name != SUSPECT_LABELS] == [PROBE, PSEUDO_LABELS][: 2 if last else 1]
+    expected = [PROBE, *([LABELLED] if left == 600 else []), *([PSEUDO_LABELS] if last else [])]
+    assert [name for name in names(stages) if name != SUSPECT_LABELS] == expected
     if last:
         label, learn = stages[-1].step["repeat"]["steps"]
         assert label["pseudo_label"]["teacher"] == "mixture"
         assert label["pseudo_label"]["only_if_better"]
         assert list(learn) == [last]
         assert sum(stage.seconds for stage in stages) <= left + 1
+        assert not budgeted_stages(facts, SPEEDS, 600, done=[PROBE, SUSPECT_LABELS, LABELLED, PSEUDO_LABELS])
         assert not budgeted_stages(facts, SPEEDS, 600, done=[PROBE, PSEUDO_LABELS, SUSPECT_LABELS])
-    assert names(default_stages(facts, SPEEDS))[:3] == [PROBE, SUSPECT_LABELS, PSEUDO_LABELS]
+    assert names(default_stages(facts, SPEEDS))[:4] == [PROBE, SUSPECT_LABELS, LABELLED, PSEUDO_LABELS]
     assert SUSPECT_LABELS not in names(default_stages(replace(facts, pretrained=True), SPEEDS))
-    assert "seconds" not in default_stages(facts, SPEEDS)[2].step["repeat"]["steps"][1]["fit"]
+    alone, spread = (stage.step for stage in default_stages(facts, SPEEDS)[2:4])
+    for fit in (alone["fit"], spread["repeat"]["steps"][1]["fit"]):
+        assert (fit["take"], "seconds" in fit) == ("last", False)
     tags = replace(facts, smoothed=False)
     assert names(default_stages(tags, SPEEDS))[:3] == [PROBE, SUSPECT_LABELS, WHOLE]  # tags are no clusters
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from assay.plan.stages import DEFAULT_SIZE, LARGER_IMAGES, MORE_EPOCHS, PSEUDO_LABELS, Facts, Speeds, Stage
+from assay.plan.stages import DEFAULT_SIZE, LABELLED, LARGER_IMAGES, MORE_EPOCHS, PSEUDO_LABELS, Facts, Speeds, Stage
 from assay.steps.fit_settings import MOST_VIEWS, VIEWS_SHARE
 
 MIN_OPTIMIZER_STEPS = 26_000  # images shown in all: where fine-tuning levelled off on sets of a few thousand images
@@ -21,6 +21,8 @@ LEAST_FIT = 4.0  # seconds: in fewer a fit does not get under way
 LEAST_WHOLE = 2.0  # epochs of the whole network: with less it is below what was there before it
 LARGER = (160, 192, 224)  # pixels
 ENLARGED_IMAGES = 12_000  # larger images shown to upper stages at least
+LABELLED_EPOCHS, LABELLED_SHARE = 30, 0.5  # of few labelled images alone; the second of the time left, at most
+LABELLED_FROZEN = 0.25  # of the stages of the backbone
 MIXTURE_SECONDS = 2.5  # to fit Gaussians, with the features at hand
 CACHED_LINEAR = 0.5  # of the seconds of a linear model, where the features are at hand and the images were read
 MIXTURE_EPOCHS, MIXTURE_VIEWS = 6, 4  # of the upper stages, without a budget
@@ -86,6 +88,21 @@ def pseudo_label_stage(facts: Facts, seconds: float, epoch: float) -> Stage:
     return Stage(PSEUDO_LABELS, if_better([{"pseudo_label": {"keep": "confidence"}}, {"fit": fit}]), fitted.seconds)
 
 
+def labelled_stage(facts: Facts, speeds: Speeds, left: float = math.inf) -> Iterator[Stage]:
+    """Yield a fit of few labelled images, all but the lowest stages, after which Gaussians of the features know more.
+
+    Many epochs of small batches; none where `left` seconds are too few for it and for what is to follow it.
+    """
+    epoch = epoch_seconds(facts, speeds.training, speeds)
+    epochs = min(max(round(MIN_OPTIMIZER_STEPS / facts.labelled), EPOCHS[0]), LABELLED_EPOCHS)
+    seconds = epochs * epoch
+    if seconds > LABELLED_SHARE * left:
+        return
+    settings = {"freeze": max(1, round(LABELLED_FROZEN * facts.stages)), "epochs": epochs, "batch": 16, "ema": 0.95}
+    step = fit_stage(LABELLED, facts, 1.5 * seconds, epoch, **settings, take="last", keep="last").step
+    yield Stage(LABELLED, step if left < math.inf else without_limit(step), seconds)  # it ends by itself
+
+
 def mixture_stages(facts: Facts, speeds: Speeds, left: float = math.inf) -> Iterator[Stage]:
     """Yield a stage that labels all images by Gaussians of the classes, and trains the upper stages on these labels.
 
@@ -103,14 +120,19 @@ def mixture_stages(facts: Facts, speeds: Speeds, left: float = math.inf) -> Iter
         fit = fit_stage(PSEUDO_LABELS, every, seconds, epoch, **last, **views_within(every, speeds, seconds))
         step, seconds = fit.step, fit.seconds
         if left == math.inf:
-            settings = {name: value for name, value in step["fit"].items() if name != "seconds"}
-            step = {"fit": {**settings, "epochs": MIXTURE_EPOCHS, **({"views": MIXTURE_VIEWS} if facts.cached else {})}}
+            views = {"views": MIXTURE_VIEWS} if facts.cached else {}
+            step = {"fit": {**without_limit(step)["fit"], "epochs": MIXTURE_EPOCHS, **views}}
         label["soft"] = True  # what a probe does not follow
     else:
         step, seconds = {"probe": {"size": DEFAULT_SIZE}}, CACHED_LINEAR * every.labelled * speeds.linear
         if left < labelling + seconds:
             return
     yield Stage(PSEUDO_LABELS, {"repeat": {"times": 1, "steps": [{"pseudo_label": label}, step]}}, labelling + seconds)
+
+
+def without_limit(step: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a fit that its epochs end, and no seconds."""
+    return {"fit": {name: value for name, value in step["fit"].items() if name != "seconds"}}
 
 
 def more_epochs(facts: Facts, seconds: float, epoch: float) -> Stage:

@@ -22,6 +22,7 @@ from assay.plan.fit_stages import (
     fit_settings,
     fit_stage,
     if_better,
+    labelled_stage,
     larger_images,
     mixture_stages,
     more_epochs,
@@ -37,6 +38,7 @@ from assay.plan.stages import (
     ENSEMBLE,
     FITS,
     KINDS,
+    LABELLED,
     LARGER_IMAGES,
     MORE_EPOCHS,
     PROBE,
@@ -85,8 +87,8 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
     """Return a probe, suspect labels, a fit of everything that starts from the probe, and what else suits the data.
 
     Suspects are listed, and repaired where that helps (see `_suspects`). What else suits is pseudo-labels for
-    unlabelled images, kept if validation improves, or where labels are few, ones of Gaussians of the classes and the
-    upper stages trained on these in place of the fit; and thresholds for heads with enough tags to choose them by.
+    unlabelled images, kept if validation improves, or where labels are few, ones of Gaussians of the classes, and the
+    upper stages trained on these after the fit; and thresholds for heads with enough tags to choose them by.
     Labels are smoothed under multi-class heads only: smoothing raises the probabilities of rare tags. A backbone
     `pretrained` on some of these labels cannot detect which of them are wrong, and very many are not judged
     in memory: no list then. At the end the model
@@ -99,7 +101,7 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
     seconds = epochs * epoch_seconds(facts, speeds.training, speeds)
     fits, later = [Stage(WHOLE, {"fit": fit}, seconds)], list[Stage]()
     if facts.lacks_labels:
-        fits = list(mixture_stages(facts, speeds))
+        fits = [*labelled_stage(facts, speeds), *mixture_stages(facts, speeds)]
     elif facts.has_unlabelled:
         again = {**fit, "start": "pretrained", "epochs": usual_epochs(facts.labelled + facts.unlabelled)}
         steps = [{"pseudo_label": {"keep": "confidence"}}, {"fit": again}]
@@ -141,7 +143,8 @@ def budgeted_stages(
     names = [*done, *(stage.name for stage in (*first, *fits))]
     left -= sum(stage.seconds for stage in fits)
     fitted = set(FITS) & set(names)
-    last = _ensemble(facts, speeds, left, names, unchanged) if fitted else _mirrored(facts, speeds, left)
+    joined = () if facts.lacks_labels else _ensemble(facts, speeds, left, names, unchanged)
+    last = joined if fitted else _mirrored(facts, speeds, left)
     stages = [*first, *fits, *last]
     return [*stages, *rules] if stages else alone
 
@@ -150,7 +153,10 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     """Yield the fits that `left` seconds suffice for: each has its seconds, and the last takes all that remain."""
     if facts.lacks_labels:
         if PSEUDO_LABELS not in done:
-            yield from mixture_stages(facts, speeds, left + ENSEMBLE_SECONDS)  # of one fit there is none
+            left += ENSEMBLE_SECONDS  # there is none
+            first = [] if LABELLED in done else list(labelled_stage(facts, speeds, left))
+            yield from first
+            yield from mixture_stages(facts, speeds, left - sum(stage.seconds for stage in first))
         return
     epoch = epoch_seconds(facts, speeds.training, speeds)
     epochs, second = left / epoch, _second_seconds(facts, speeds, done)

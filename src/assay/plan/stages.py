@@ -109,6 +109,7 @@ class Stage:
 
 
 PROBE, SUSPECT_LABELS, UPPER, WHOLE = "probe", "suspect labels", "upper stages", "whole network"
+LABELLED = "labelled images"
 LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS = "larger images", "pseudo-labels", "more epochs"
 SECOND_BACKBONE, ENSEMBLE, VIEWS = "second backbone", "ensemble", "views"
 CALIBRATION, THRESHOLDS = "calibration", "thresholds"
@@ -121,7 +122,7 @@ KINDS = {
     VIEWS: "tune_views",
 }
 """Stage -> the kind of its step, where it is no fit."""
-FITS = (UPPER, WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS)
+FITS = (LABELLED, UPPER, WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS)
 
 
 def images_and_size(stage: Stage) -> tuple[int | None, int | None]:
