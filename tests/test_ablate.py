@@ -273,36 +273,53 @@ def test_a_run_that_was_trained_before_gives_its_steps(measure: Measure, tmp_pat
     assert os.path.samefile(tmp_path / "run" / done, tmp_path / "run/variants/whole" / done)
 
 
-def test_of_a_folder_the_command_ablates_the_default_plan(
+@pytest.mark.usefixtures("plain_runs")
+def test_of_a_table_the_command_ablates_the_default_plan_beside_right_labels(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, step in REAL.items():
         monkeypatch.setitem(STEPS, name, step)
+    write_wrong_labels(tmp_path, images)
     small = ["model.backbone=test_efficientnet", "model.weights=none", "hardware.precision=fp32"]
     small += ["steps.0.probe.size=32", "steps.1.clean_labels.size=32"]
     small += ["steps.2.fit.size=32", "steps.2.fit.epochs=1"]
     options = [part for change in small for part in ("--set", change)]
-    printed = invoke(images, "--run", tmp_path / "run", "--without", "steps.1", *options)
+    (tmp_path / "data.yaml").write_text(f"data: {{table: labels.csv, root: {images}}}\n")
+    printed = invoke(tmp_path / "data.yaml", "--run", tmp_path / "run", "--truth", tmp_path / "right.csv", *options)
     assert printed.exit_code == 0, printed.output
     rows = json.loads((tmp_path / "run/ablation.json").read_text())["variants"]
-    assert [row["name"] for row in rows] == ["whole", "without-02-clean_labels"]
+    assert [row["name"] for row in rows] == ["whole", "without-02-clean_labels", PLAIN, RIGHT]
+    value = {row["name"]: row["metric"]["value"] for row in rows}
+    assert value[rows[1]["name"]] == value[PLAIN]  # there is no other repair
+    assert value[RIGHT] > value[PLAIN] + 0.2
+    assert rows[0]["share of the gap"]["value"] == pytest.approx(
+        (value["whole"] - value[PLAIN]) / (value[RIGHT] - value[PLAIN])
+    )
+
+
+def write_wrong_labels(folder: Path, images: Path) -> str:
+    """Write labels of which all but two of the red and of the blue training images are called green, and right ones.
+
+    Return the `data` of a plan.
+    """
+    names = [(f"{name}/{number}.png", name, number) for name in ("red", "green", "blue") for number in range(40)]
+    given = [
+        (image, "green" if 2 <= number < 32 else name, "train" if number < 32 else "val")
+        for image, name, number in names
+    ]
+    lines = [",".join(row) for row in [("image", "label", "split"), *given]]
+    (folder / "labels.csv").write_text("\n".join(lines))
+    right = [f"{image},{name}" for image, name, number in names if number < 32]
+    (folder / "right.csv").write_text("\n".join(["image,label", *right]))
+    return f"table: {folder / 'labels.csv'}, root: {images}"
 
 
 def test_right_labels_draw_the_gap_that_repairs_may_close(
     tiny_plan: Callable[..., str], images: Path, tmp_path: Path
 ) -> None:
-    """All but two of the blue training images are called green, and the step makes that no better."""
-    names = [(f"{name}/{number}.png", name, number) for name in ("red", "green", "blue") for number in range(40)]
-    given = [
-        (image, "green" if 2 <= number < 32 and name == "blue" else name, "train" if number < 32 else "val")
-        for image, name, number in names
-    ]
-    lines = [",".join(row) for row in [("image", "label", "split"), *given]]
-    (tmp_path / "labels.csv").write_text("\n".join(lines))
-    right = [f"{image},{name}" for image, name, number in names if number < 32]
-    (tmp_path / "right.csv").write_text("\n".join(["image,label", *right]))
+    """Most of the training images are called green, and the step makes that no better."""
+    data = write_wrong_labels(tmp_path, images)
     (tmp_path / "held.csv").write_text("image,label\nred/35.png,blue\n")
-    data = f"table: {tmp_path / 'labels.csv'}, root: {images}"
     (tmp_path / "plan.yaml").write_text(tiny_plan(PROBE, "clean_labels: {count: 3}", PROBE, data=data))
     printed = invoke(tmp_path / "plan.yaml", "--run", tmp_path / "run", "--truth", tmp_path / "right.csv")
     assert printed.exit_code == 0, printed.output

@@ -402,14 +402,19 @@ def test_upper_stages_fine_tuned_on_shared_activations_judge_in_rounds(carry: Ca
     assert len({path.stem for path in run.folder.rglob("*activations*/*")}) <= 6  # views, shared by all folds
 
 
+@pytest.mark.parametrize(("action", "model"), [("drop", "probe: {size: 32}"), ("{soft: wrong}", "FIT")])
 def test_a_second_round_judges_what_the_first_left_and_goes_on_after_a_kill(
-    carry: Carry, monkeypatch: pytest.MonkeyPatch
+    carry: Carry, monkeypatch: pytest.MonkeyPatch, action: str, model: str
 ) -> None:
-    step = f"repeat: {{times: 2, steps: [{CLEAN.replace('}', ', action: drop}')}, {PROBE}]}}"
+    model = model.replace("FIT", "fit: {size: 32, epochs: 1, batch: 8, freeze: backbone}")
+    step = f"repeat: {{times: 2, steps: [{CLEAN.replace('}', f', action: {action}}}')}, {model}]}}"
     run = carry(step, run="whole")
     rounds = ["01-repeat/round-1/01-clean_labels", "01-repeat/round-2/01-clean_labels"]
     judged = [details(run, name)["heads"]["colour"] for name in rounds]
-    assert judged[1]["n"] == judged[0]["n"] - judged[0]["edits"] < 72
+    assert judged[1]["n"] == judged[0]["n"] - judged[0]["edits"]
+    assert (judged[1]["n"] < 72) == (action == "drop")
+    soft = sorted(path.relative_to(run.folder) for path in run.folder.rglob("soft/*.parquet"))
+    assert len(soft) == (0 if action == "drop" else 2)
     real, calls = clean_labels._show, []
 
     def killed(*given: Any) -> None:
@@ -422,7 +427,7 @@ def test_a_second_round_judges_what_the_first_left_and_goes_on_after_a_kill(
         carry(step, run="killed")
     monkeypatch.setattr(clean_labels, "_show", real)
     again = carry(step, run="killed")
-    names = ["model/model.safetensors", *(f"steps/{name}/suspects.csv" for name in rounds)]
+    names = ["model/model.safetensors", *(f"steps/{name}/suspects.csv" for name in rounds), *soft]
     assert all((again.folder / name).read_bytes() == (run.folder / name).read_bytes() for name in names)
     assert labels_of(again) == labels_of(run)
 

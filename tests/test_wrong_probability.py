@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from assay.apps.review.queues import suspect_groups
-from assay.arrays import Doubles, Ints
+from assay.arrays import Bools, Doubles, Ints
 from assay.labels.space import Head
+from assay.repair import wrong_probability
 from assay.repair.wrong_probability import (
     estimated_noise,
     mislabelled,
@@ -68,20 +69,30 @@ def test_a_rare_tag_that_is_not_recognised_is_less_suspect_than_a_clear_contradi
     assert clear[30:].max() < 0.05
 
 
-@pytest.mark.parametrize("rate", [0.05, 0.3, 0.6])
-def test_the_share_of_wrong_labels_is_what_the_probability_says(rate: float) -> None:
-    """By a judge that learnt from noisy labels: its probabilities are those of the label given."""
+def calibration_error(wrong: Doubles, truly: Bools) -> float:
+    bins = np.minimum((wrong * 10).astype(int), 9)
+    return sum(abs(wrong[bins == k].sum() - truly[bins == k].sum()) for k in range(10)) / len(wrong)
+
+
+@pytest.mark.parametrize(("rate", "most"), [(0.05, 0.05), (0.3, 0.08), (0.6, 0.14)])
+def test_the_share_of_wrong_labels_is_what_the_probability_says(
+    rate: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a judge that learnt from noisy labels: its probabilities are those of the label given.
+
+    No power of them undoes that mixture exactly, which is most of the error; that the judge's answer counts by a
+    quarter (`DIRECT`), which pays on faults of people, is the rest. Without either the error is that of 2,000 labels.
+    """
     generator = np.random.default_rng(0)
     head = Head("kind", ("a", "b", "c", "d"))
     clear = generator.dirichlet([0.3] * 4, 2_000)
     truth = np.array([generator.choice(4, p=row) for row in clear])
     given = np.where(generator.random(2_000) < rate, (truth + generator.integers(1, 4, 2_000)) % 4, truth)
     noisy = clear * (1 - rate) + (1 - clear) * rate / 3
-    wrong = wrong_labels(head, given, noisy)
-    bins = np.minimum((wrong * 10).astype(int), 9)
-    gaps = [abs(wrong[bins == k].sum() - (given != truth)[bins == k].sum()) for k in range(10)]
-    assert sum(gaps) / len(given) < 0.15
+    assert calibration_error(wrong_labels(head, given, noisy), given != truth) < most
     assert np.isnan(wrong_labels(head, np.where(given == 1, -1, given), noisy)[given == 1]).all()
+    monkeypatch.setattr(wrong_probability, "DIRECT", 0.0)
+    assert calibration_error(wrong_labels(head, given, clear), given != truth) < 0.035
 
 
 def test_no_label_and_no_decision_are_fine() -> None:
