@@ -43,7 +43,7 @@ def record(contender: str, minutes: float, value: float, *, seconds: float | Non
 
 
 ROWS = [
-    record("Assay", 0.5, 0.9),
+    record("Assay", 0.5, 0.9, seconds=24),
     record("Assay", 2, 0.95, seconds=140),
     {"case": "eurosat", "contender": BEST, "minutes": 0.5, "seed": 0, "needs": 98.0},
     record(BEST, 2, 0.8),
@@ -51,9 +51,9 @@ ROWS = [
 ]
 
 
-def test_a_table_says_what_was_late_what_does_not_fit_and_what_is_below_the_probe() -> None:
+def test_a_table_says_what_was_late_or_early_what_does_not_fit_and_what_is_below_the_probe() -> None:
     text = curve_table(ROWS, "accuracy", [0.5, 2])
-    assert text[2] == "| Assay | 0.900 [0.880, 0.920] | 0.950 [0.930, 0.970], 140 s |"
+    assert text[2] == "| Assay | 0.900 [0.880, 0.920], 24 s | 0.950 [0.930, 0.970], 140 s |"
     assert text[3] == f"| {BEST} | – (98 s) | 0.800 [0.780, 0.820] ↓ |"
     assert text[-2:] == [f"| {PROBE} |  | 0.850 [0.830, 0.870] ↓ |", "| Assay above the best other |  | +0.100 |"]
     alone = [row for row in ROWS if row["contender"] == "Assay"]
