@@ -251,6 +251,23 @@ def test_features_are_computed_once(tiny_plan: Callable[..., str], many: Path, m
     assert seconds[5] >= train + val  # and the images are decoded at another size
 
 
+def test_a_fit_compares_unlabelled_images_with_the_labelled_ones_once(
+    tiny_plan: Callable[..., str], many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assay.experiments.dry_run.seconds_an_image", lambda *given: 1.0)
+    monkeypatch.setattr("assay.experiments.dry_run.step_seconds", lambda *given: 0.0)
+    monkeypatch.setattr("assay.experiments.dry_run.solver_seconds", lambda *given, **about: 0.0)
+    images = sorted(path.relative_to(many) for path in many.glob("*/*.png"))
+    rows = [f"{path},{'' if int(path.stem) > 14 else path.parent.name}" for path in images]
+    Path("labels.csv").write_text("\n".join(["image,colour", *rows]))
+    fits = (f"{FIT}, unlabelled: {{ratio: 1{other}}}}}" for other in (", foreign: label", "", ""))
+    Path("plan.yaml").write_text(tiny_plan(PROBE, *fits, data=f"table: labels.csv, root: {many}"))
+    found = shown("plan.yaml")
+    val = found["counts"]["val"]
+    seconds = [round(step["seconds"]) for step in found["steps"]]
+    assert seconds == [45, 3 * val, 45 + 3 * val, 3 * val]
+
+
 def test_a_probe_of_some_images_takes_as_long_as_these(
     tiny_plan: Callable[..., str], many: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from PIL import Image
 from safetensors.torch import load_file
 
 import assay
@@ -79,13 +80,14 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     from factories import write_images
 
     folder = tmp_path_factory.mktemp("processes")
-    write_images(folder / "images", each=15)
+    write_images(folder / "images", each=18)
     (folder / "images" / "red" / "broken.png").touch()
     write_images(folder / "unlabelled", each=3, seed=1)
     (folder / "unlabelled").rename(folder / "images" / "unlabelled")
+    Image.new("RGB", (32, 32), "white").save(folder / "images" / "unlabelled" / "white.png")
     listed = "".join(f"\n  - {step}" for step in STEPS)
     (folder / "plan.yaml").write_text(
-        "data: {folder: images}\nmodel: {backbone: test_efficientnet, weights: none}\n"
+        "data: {folder: images}\nmodel: {backbone: test_efficientnet, weights: none, features: all_stages}\n"
         f"hardware: {{precision: fp32, layout: channels_last}}\nsteps:{listed}\n"
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -126,6 +128,12 @@ def test_there_were_two_and_only_the_main_process_speaks_and_writes(both: tuple[
     assert said.count("The run is in") == 1
     assert lines(two).count("02-fit") == 1
     assert not list(two.rglob("*.part"))
+
+
+def test_they_leave_out_the_same_images(both: tuple[Path, Path, str]) -> None:
+    one, two = (json.loads((run / "steps/05-fit/foreign.json").read_bytes()) for run in both[:2])
+    assert one == two
+    assert one["images"] == ["unlabelled/white.png"]
 
 
 def test_one_process_goes_on_with_what_two_have_done(both: tuple[Path, Path, str]) -> None:
