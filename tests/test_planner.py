@@ -366,7 +366,9 @@ def of_fits(stages: list[Stage]) -> list[float]:
 
 def test_an_image_passes_through_every_network_that_may_answer() -> None:
     assert passes([]) == 1
-    assert passes([fit(128), fit(224)]) == 1 + 1.75**2
+    assert passes([fit(128), fit(224)]) == 1.75**2  # one of the two
+    assert passes([fit(128), fit(224), together()]) == 1 + 1.75**2
+    assert passes([Stage(PROBE, {"probe": {"size": 192}}, 9)]) == 1.5**2
     assert passes([fit(128), together({"step": "01-fit"}, {"steps": []})]) == 2
     facts, done = replace(PLANTS, calibrated=True), [PROBE, SUSPECT_LABELS, WHOLE, ENSEMBLE]
     (one,), (two,) = (budgeted_stages(replace(facts, passes=n), SPEEDS, 9.5, done=done) for n in (1, 2))

@@ -173,12 +173,13 @@ def passes(stages: Sequence[Stage]) -> float:
 def sizes_that_answer(stages: Sequence[Stage]) -> tuple[list[int], bool]:
     """Return the pixels of the images of each network that may answer, and whether they may do so together.
 
-    They are those of the fits, of the probe where there is none, and of members that are trained within an ensemble.
+    One answers alone, at most that of the largest images; or all fits do, and what is trained for the ensemble.
     """
-    sizes = [images_and_size(stage)[1] or DEFAULT_SIZE for stage in stages if stage.name in FITS] or [DEFAULT_SIZE]
+    fits = [stage for stage in stages if stage.name in FITS] or [stage for stage in stages if stage.name == PROBE]
+    sizes = [images_and_size(stage)[1] or DEFAULT_SIZE for stage in fits] or [DEFAULT_SIZE]
     ensembles = [stage.step["repeat"]["steps"][0]["ensemble"] for stage in stages if stage.name in TOGETHER]
-    members = [member for ensemble in ensembles for member in ensemble["members"] if "steps" in member]
-    return [*[DEFAULT_SIZE for _ in members], *sizes], bool(ensembles)
+    members = [DEFAULT_SIZE for ensemble in ensembles for member in ensemble["members"] if "steps" in member]
+    return ([*members, *sizes], True) if ensembles else ([max(sizes)], False)
 
 
 class Staging:
