@@ -3,8 +3,9 @@
     python -m benchmarks.validation_noise [--draws 20] [--seed 0] [--images 2000] [--classes 10]
 
 Images are normal features of 40 dimensions around a mean for each class, a quarter as many for validation as for
-training. Labels are flipped evenly to the other classes. The judge is that of `clean_labels` on features, and its
-answers are those of the model, whose right accuracy is that on 2,000 further images.
+training. Labels are flipped evenly to the other classes. The judge is that of `clean_labels` on features. Its answers
+are those of the model, but for a better one, which knows as many further features and the means of the classes. The
+right accuracy is that on 2,000 further images.
 """
 
 import time
@@ -34,6 +35,9 @@ CASES = {
     "20 % and 10 %": (0.2, 0.1, 3.0),
     "20 % and 20 %, validation images harder": (0.2, 0.2, 2.0),
     "20 % and 20 %, all images harder": (0.2, 0.2, 2.0),
+    "20 % and 20 %, a better model": (0.2, 0.2, 3.0),
+    "40 % and 40 %, a better model": (0.4, 0.4, 3.0),
+    "20 % and 20 %, a better model, all images harder": (0.2, 0.2, 2.0),
 }
 """Shares of wrong labels of training and of validation, and how far the classes of validation images are apart."""
 
@@ -61,14 +65,14 @@ def drawn(
     return truth, given, features.astype(np.float32)
 
 
-def one(options: Options, rates: tuple[float, float], apart: tuple[float, float], seed: int) -> Record:
+def one(options: Options, rates: tuple[float, float], apart: tuple[float, float], model: bool, seed: int) -> Record:
     """Return the accuracy of a draw: true, plain and corrected, and whether a run would withhold the correction."""
     head, random = (
         Head("kind", tuple(f"{number:02d}" for number in range(options.classes))),
         np.random.default_rng(seed),
     )
     _, codes, features = drawn(random, options.images, options.classes, rates[0], apart[0])
-    _, held_codes, of_held = drawn(random, options.images // 4, options.classes, rates[1], apart[1])
+    of_truth, held_codes, of_held = drawn(random, options.images // 4, options.classes, rates[1], apart[1])
     truth, _, further = drawn(random, FURTHER, options.classes, 0.0, apart[1])
     train, held = part("t", codes, head), part("v", held_codes, head)
     fold = folds(train, 5, seed=0)
@@ -76,7 +80,10 @@ def one(options: Options, rates: tuple[float, float], apart: tuple[float, float]
     judged, others = np.split(answers.held, [len(held)])
     (suspects,) = find_suspects(train, answers.train, fold, filter_by="class")
     (of_validation,) = find_held_suspects(held, judged, train, answers.train, fold, filter_by="class")
-    predicted, sure = judged.argmax(axis=1), np.zeros(len(held), np.bool_)
+    predicted, answered, sure = judged.argmax(axis=1), others.argmax(axis=1), np.zeros(len(held), np.bool_)
+    if model:
+        pairs = ((of_held, of_truth), (further, truth))
+        predicted, answered = (better(random, *pair, options.classes) for pair in pairs)
     by_train, known, by_own = (
         corrected_accuracy(predicted, held_codes, counts, sure)
         for counts in (suspects.counts, 10**6 * suspects.counts, of_validation.counts)
@@ -86,7 +93,7 @@ def one(options: Options, rates: tuple[float, float], apart: tuple[float, float]
     why = why_withheld(*(pair and pair.to_json() for pair in agreements), least=least)
     gain = answers.gains[0]
     return {
-        "true": float((others.argmax(axis=1) == truth).mean()),
+        "true": float((answered == truth).mean()),
         "plain": float((predicted == held_codes).mean()),
         "withheld": why is not None,
         "evidence": gain is not None and gain.beyond_chance,
@@ -94,10 +101,16 @@ def one(options: Options, rates: tuple[float, float], apart: tuple[float, float]
     }
 
 
-def measure(options: Options, rates: tuple[float, float], apart: tuple[float, float]) -> Record:
+def better(random: np.random.Generator, features: Floats, truth: Ints, classes: int) -> Ints:
+    """Return the answers of a model that has these features and as many further ones: the nearest class means."""
+    evidence = features[:, :classes] + random.standard_normal((len(truth), classes)) + 2 * np.eye(classes)[truth]
+    return np.asarray(evidence.argmax(axis=1))
+
+
+def measure(options: Options, rates: tuple[float, float], apart: tuple[float, float], model: bool) -> Record:
     """Return means over draws, the spread of the corrected accuracies, and how often their intervals hold the truth."""
     began = time.perf_counter()
-    draws = [one(options, rates, apart, options.seed + number) for number in range(options.draws)]
+    draws = [one(options, rates, apart, model, options.seed + number) for number in range(options.draws)]
     means = {name: float(np.mean([draw[name] for draw in draws])) for name in ("true", "plain", "withheld", "evidence")}
     corrected = {name: text([draw["corrected"][name] for draw in draws], draws) for name in ("known", "train", "own")}
     return {**means, "corrected": corrected, "seconds": time.perf_counter() - began}
@@ -115,7 +128,7 @@ def cells(options: Options) -> Iterator[Cell]:
     """Yield each case."""
     for name, (train, held, apart) in CASES.items():
         apart_of = (apart, apart) if "all" in name else (3.0, apart)
-        yield Cell(name, 0, partial(measure, options, (train, held), apart_of))
+        yield Cell(name, 0, partial(measure, options, (train, held), apart_of, "better" in name))
 
 
 def lines(options: Options, records: Sequence[Record]) -> list[str]:

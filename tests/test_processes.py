@@ -80,14 +80,15 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     from factories import write_images
 
     folder = tmp_path_factory.mktemp("processes")
-    write_images(folder / "images", each=18)
+    write_images(folder / "images", each=25)
     (folder / "images" / "red" / "broken.png").touch()
     write_images(folder / "unlabelled", each=3, seed=1)
     (folder / "unlabelled").rename(folder / "images" / "unlabelled")
     Image.new("RGB", (32, 32), "white").save(folder / "images" / "unlabelled" / "white.png")
     listed = "".join(f"\n  - {step}" for step in STEPS)
     (folder / "plan.yaml").write_text(
-        "data: {folder: images}\nmodel: {backbone: test_efficientnet, weights: none, features: all_stages}\n"
+        "data: {folder: images, split: {val: 0.45}}\n"
+        "model: {backbone: test_efficientnet, weights: none, features: all_stages}\n"
         f"hardware: {{precision: fp32, layout: channels_last}}\nsteps:{listed}\n"
     )
     with pytest.MonkeyPatch.context() as patch:

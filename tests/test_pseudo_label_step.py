@@ -19,11 +19,12 @@ from assay.labels.edits import PERSON, Edit
 from assay.labels.ledger import Ledger, Selection
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.metrics.intervals import Metric
+from assay.metrics.intervals import Estimate, Metric
 from assay.predictions.predict import Predictions
 from assay.repair.pseudo_labels import All, choose_pseudo_labels
 from assay.repair.transduction import Mixture
 from assay.run.train import Run
+from assay.steps import repeat
 from assay.steps.pseudo_label import PseudoLabelSettings, predicted_images, trust
 from assay.steps.soft_targets import soft_targets, write_soft_targets
 from assay.training.sources import LabelTensors
@@ -363,6 +364,17 @@ def test_odd_labels_end_in_a_message_or_a_model(
 # repeat: only_if_better
 
 
+@pytest.fixture(autouse=True)
+def few_images_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds are compared by the 12 validation images."""
+    monkeypatch.setattr(repeat, "SMALL_N", 10)
+
+
+def measured(**values: float) -> dict[str, Estimate]:
+    """Metrics of 40 validation images."""
+    return {name: Estimate(name, value, 40, np.linspace(-0.02, 0.02, 40)) for name, value in values.items()}
+
+
 BAD = "fit: {size: 32, epochs: 1, batch: 64, freeze: backbone, lr: 1e-6, start: pretrained}"  # all but untrained
 
 
@@ -396,21 +408,32 @@ def test_better_rounds_are_kept_and_their_labels_trained_on(carry: Carry) -> Non
 
 
 def test_only_the_rounds_before_a_worse_one_are_kept(carry: Carry, monkeypatch: pytest.MonkeyPatch) -> None:
-    from assay.steps import repeat
-
-    metrics = iter([{"accuracy": 0.5}, {"accuracy": 0.6}, {"accuracy": 0.6}])
+    metrics = iter([measured(accuracy=value) for value in (0.5, 0.6, 0.6)])
     monkeypatch.setattr(repeat, "validation_metrics", lambda *given: next(metrics))
     run = carry(PROBE, f"repeat: {{times: 5, only_if_better: true, steps: [{LABEL}, {PROBE}]}}")
     assert [one["kept"] for one in rounds_of(run, "02-repeat")] == [True, False]
     steps = {edit.step for edit in Ledger.read(run.folder / "ledger.csv").edits()}
     assert steps == {"02-repeat/round-1/01-pseudo_label"}
     assert step(run, "02-repeat")["model"] == "steps/02-repeat/round-1/02-probe/best"
+    first, second = (line for line in carry.said if "-1: validation" in line or "-2: validation" in line)
+    assert "round-1: validation accuracy 0.5000 before, 0.6000 after, a gain of +0.1000 [" in first
+    assert (", within chance" in second, "not kept" in second) == (True, True)
+
+
+def test_by_fewer_than_30_validation_images_no_round_is_run(carry: Carry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing would tell it from chance, whatever it were to gain; without a model before it the first is run."""
+    monkeypatch.setattr(repeat, "SMALL_N", 30)
+    run = carry(BAD, f"repeat: {{times: 2, only_if_better: true, metric: nll, steps: [{PROBE}, {LABEL}]}}", PROBE)
+    assert rounds_of(run, "02-repeat") == []
+    assert step(run, "02-repeat")["model"] == step(run, "01-fit")["model"]
+    assert not Ledger.read(run.folder / "ledger.csv").entries
+    assert any("round-1 is not run: by 12 validation images, fewer than 30" in line for line in carry.said)
+    alone = carry(f"repeat: {{times: 2, only_if_better: true, steps: [{PROBE}]}}", run="alone")
+    assert [one["kept"] for one in rounds_of(alone, "01-repeat")] == [True]
 
 
 def test_the_metric_of_the_plan_decides(carry: Carry, monkeypatch: pytest.MonkeyPatch) -> None:
-    from assay.steps import repeat
-
-    metrics = iter([{"accuracy": 0.5, "macro_f1": 0.5}, {"accuracy": 0.6, "macro_f1": 0.4}])
+    metrics = iter([measured(accuracy=0.5, macro_f1=0.5), measured(accuracy=0.6, macro_f1=0.4)])
     monkeypatch.setattr(repeat, "validation_metrics", lambda *given: next(metrics))
     steps = f"repeat: {{times: 2, only_if_better: true, steps: [{LABEL}, {PROBE}]}}\nmetric: macro_f1"
     (details,) = rounds_of(carry(PROBE, steps), "02-repeat")
@@ -419,8 +442,6 @@ def test_the_metric_of_the_plan_decides(carry: Carry, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("moment", [2, 3])
 def test_rounds_go_on_after_a_kill(carry: Carry, monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
-    from assay.steps import repeat
-
     fit = "fit: {size: 32, epochs: 1, batch: 8, freeze: backbone, lr: 1e-2}"
     soft = LABEL.replace("}", ", soft: true}")
     steps = (BAD, f"repeat: {{times: 2, only_if_better: true, metric: nll, steps: [{soft}, {fit}]}}", fit)
@@ -447,6 +468,7 @@ def test_rounds_go_on_after_a_kill(carry: Carry, monkeypatch: pytest.MonkeyPatch
 def test_without_a_model_before_the_first_round_is_kept(carry: Carry) -> None:
     run = carry(f"repeat: {{times: 2, only_if_better: true, steps: [{PROBE}]}}")
     assert [one["kept"] for one in rounds_of(run, "01-repeat")] == [True, False]
+    assert [one["gain"] is None for one in rounds_of(run, "01-repeat")] == [True, False]
 
 
 @pytest.mark.parametrize(

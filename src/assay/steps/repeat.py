@@ -10,8 +10,9 @@ from pydantic import Field
 from assay.errors import DataError, PlanError
 from assay.files import ModelFolder, fingerprint
 from assay.labels.subset import labelled
-from assay.metrics.metrics import headline, higher_is_better
-from assay.predictions.predict import Predictions, scores_json
+from assay.metrics.intervals import SMALL_N, Estimate, Metric
+from assay.metrics.metrics import estimates, gain, headline, higher_is_better, verdict
+from assay.predictions.predict import Predictions, score_predictions
 from assay.steps.base import Context, State, Step, StepList, StepPlan, StepResult, StepSettings
 
 
@@ -21,7 +22,9 @@ class RepeatSettings(StepSettings):
     times: int = Field(ge=1, description="Rounds.")
     steps: tuple[StepPlan, ...] = Field(min_length=1, description="The steps of a round, in order.")
     only_if_better: bool = Field(
-        False, description="End with the first round that does not better validation, and hand on what was before it."
+        False,
+        description="End with the first round that does not better validation, and hand on what was before it. By "
+        "fewer than 30 validation images no round is run after a model.",
     )
     metric: str | None = Field(None, description="The validation metric that tells; default: that of the plan.")
 
@@ -36,7 +39,8 @@ def run(settings: RepeatSettings, state: State, context: Context) -> StepResult:
     """Run the steps `times` times, each round in a folder of its own.
 
     With `only_if_better`, the first round that does not improve the validation metric is the last, and the state
-    before it is handed on, labels included.
+    before it is handed on, labels included. By fewer than `SMALL_N` validation images that would be chance: where there
+    is a model, no round is run.
     """
     if settings.only_if_better:
         return _while_better(settings, state, context)
@@ -72,15 +76,21 @@ def _while_better(settings: RepeatSettings, state: State, context: Context) -> S
     kept: list[str] = []
     for number in range(1, settings.times + 1):
         of_round = context.for_round(number)
+        if name in best and best[name].n < SMALL_N:
+            reason = f"by {best[name].n} validation images, fewer than {SMALL_N}, it would not be told from chance"
+            way_out = "Hold back or label more, or drop only_if_better"
+            context.progress.line(f"  {of_round.name} is not run: {reason}. {way_out}")
+            break
         after = _round(settings, state, of_round, number)
         metrics = validation_metrics(after, context)
         name = name or headline(metrics, context.metric) or ""
-        better, message = context.processes.of_main(_compare(name, best, metrics))
+        change, message = context.processes.of_main(_compare(name, best, metrics))
+        better = change is None or change.value > 0
         outcome = "kept" if better else "not kept, and no further round is run"
         context.progress.line(f"  {of_round.name}: {message}: {outcome}")
-        rounds.append(
-            {"round": number, "metric": name, "before": best.get(name), "after": metrics[name], "kept": better}
-        )
+        values = {"before": best[name].value if name in best else None, "after": metrics[name].value}
+        gained = None if change is None else change.to_json()
+        rounds.append({"round": number, "metric": name, **values, "gain": gained, "kept": better})
         if not better:
             break
         state, best = after, metrics
@@ -88,7 +98,7 @@ def _while_better(settings: RepeatSettings, state: State, context: Context) -> S
     return StepResult(state.model, details={"rounds": rounds}, labels_of=kept, soft=state.soft)
 
 
-def validation_metrics(state: State, context: Context) -> dict[str, float]:
+def validation_metrics(state: State, context: Context) -> dict[str, Estimate]:
     """Return the validation metrics of the state's model, {} without a model. Raises DataError."""
     validation = labelled(state.samples.part("val"))
     if len(validation) == 0:
@@ -99,15 +109,18 @@ def validation_metrics(state: State, context: Context) -> dict[str, float]:
     if state.model is None:
         return {}
     predictions = Predictions.read(ModelFolder(state.model).predictions, state.samples.space, model=context.name)
-    metrics = scores_json(predictions, validation)["metrics"]
-    return {name: metric["value"] for name, metric in metrics.items()}
+    return estimates(score_predictions(predictions, validation))
 
 
-def _compare(name: str, before: Mapping[str, float], after: Mapping[str, float]) -> tuple[bool, str]:
-    """Return whether a metric is better than before, and a message. Raises PlanError where there is no such metric."""
+def _compare(name: str, before: Mapping[str, Estimate], after: Mapping[str, Estimate]) -> tuple[Metric | None, str]:
+    """Return how much better a metric is than before, paired, and a message. Raises PlanError for an unknown metric."""
     if name not in after:
         raise PlanError(f"repeat: metric: {name!r} is not measured on this data. There are: {', '.join(after)}.")
     if name not in before:
-        return True, f"validation {name} {after[name]:.4f}, and no model before"
-    better = after[name] > before[name] if higher_is_better(name) else after[name] < before[name]
-    return better, f"validation {name} {before[name]:.4f} before, {after[name]:.4f} after"
+        return None, f"validation {name} {after[name].value:.4f}, and no model before"
+    change = gain([before[name]], [after[name]])
+    chance = ", within chance" if verdict(change, name) == "not told apart" else ""
+    return change, (
+        f"validation {name} {before[name].value:.4f} before, {after[name].value:.4f} after, a gain of "
+        f"{change.value:+.4f}{change.limits()}, n = {change.n:,}{chance}"
+    )
