@@ -1,6 +1,6 @@
 """Accuracy on validation labels some of which are wrong, corrected by the noise of training labels or by their own.
 
-    python -m benchmarks.validation_noise [--draws 20] [--seed 0] [--images 2000] [--classes 10]
+    python -m benchmarks.validation_noise [--draws 20] [--seed 0] [--images 1000] [--classes 10]
 
 Images are normal features of 40 dimensions around a mean for each class, a quarter as many for validation as for
 training. Labels are flipped evenly to the other classes. The judge is that of `clean_labels` on features. Its answers
@@ -22,7 +22,8 @@ from assay.labels.space import Head, LabelSpace
 from assay.labels.split import folds
 from assay.metrics.intervals import Metric
 from assay.repair.judges import mean_posterior
-from assay.repair.suspects import find_held_suspects, find_suspects
+from assay.repair.suspects import find_suspects
+from assay.repair.wrong_probability import likely_counts
 from assay.run.noisy_validation import corrected_accuracy, why_withheld
 from assay.steps.clean_labels import agreement
 from benchmarks.harness import Cell, Options, Record, one_off, table
@@ -79,17 +80,19 @@ def one(options: Options, rates: tuple[float, float], apart: tuple[float, float]
     answers = mean_posterior(train, features, fold, held=np.concatenate([of_held, further]), neighbours=20, seed=seed)
     judged, others = np.split(answers.held, [len(held)])
     (suspects,) = find_suspects(train, answers.train, fold, filter_by="class")
-    (of_validation,) = find_held_suspects(held, judged, train, answers.train, fold, filter_by="class")
     predicted, answered, sure = judged.argmax(axis=1), others.argmax(axis=1), np.zeros(len(held), np.bool_)
     if model:
         pairs = ((of_held, of_truth), (further, truth))
         predicted, answered = (better(random, *pair, options.classes) for pair in pairs)
-    by_train, known, by_own = (
-        corrected_accuracy(predicted, held_codes, counts, sure)
-        for counts in (suspects.counts, 10**6 * suspects.counts, of_validation.counts)
-    )
+    estimates = {
+        "joint": suspects.counts,
+        "likely": likely_counts(answers.train, codes),
+        "own": likely_counts(judged, held_codes),
+    }
+    corrected = {name: corrected_accuracy(predicted, held_codes, counts, sure) for name, counts in estimates.items()}
+    likely = corrected["likely"]
     agreements = [agreement(head, *pair) for pair in ((codes, answers.train), (held_codes, judged))]
-    least = (by_train and by_train.low) or 0.0
+    least = (likely and likely.low) or 0.0
     why = why_withheld(*(pair and pair.to_json() for pair in agreements), least=least)
     gain = answers.gains[0]
     return {
@@ -97,7 +100,7 @@ def one(options: Options, rates: tuple[float, float], apart: tuple[float, float]
         "plain": float((predicted == held_codes).mean()),
         "withheld": why is not None,
         "evidence": gain is not None and gain.beyond_chance,
-        "corrected": {"known": known, "train": by_train, "own": by_own},
+        "corrected": corrected,
     }
 
 
@@ -112,7 +115,7 @@ def measure(options: Options, rates: tuple[float, float], apart: tuple[float, fl
     began = time.perf_counter()
     draws = [one(options, rates, apart, model, options.seed + number) for number in range(options.draws)]
     means = {name: float(np.mean([draw[name] for draw in draws])) for name in ("true", "plain", "withheld", "evidence")}
-    corrected = {name: text([draw["corrected"][name] for draw in draws], draws) for name in ("known", "train", "own")}
+    corrected = {name: text([draw["corrected"][name] for draw in draws], draws) for name in ("joint", "likely", "own")}
     return {**means, "corrected": corrected, "seconds": time.perf_counter() - began}
 
 
@@ -133,18 +136,12 @@ def cells(options: Options) -> Iterator[Cell]:
 
 def lines(options: Options, records: Sequence[Record]) -> list[str]:
     """Return the table."""
-    header = [
-        "wrong in training and validation",
-        "true",
-        "plain",
-        "by training labels",
-        "the same, noise taken as known",
-    ]
-    header += ["by validation labels", "evidence", "withheld"]
+    header = ["wrong in training and validation", "true", "plain", "by the confident joint", "by likelihood"]
+    header += ["by likelihood, of validation labels", "evidence", "withheld"]
     rows = [
         [
             record["name"], f"{record['true']:.3f}", f"{record['plain']:.3f}",
-            *(record["corrected"][name] for name in ("train", "known", "own")),
+            *(record["corrected"][name] for name in ("joint", "likely", "own")),
             f"{record['evidence']:.0%}", f"{record['withheld']:.0%}",
         ]
         for record in records
@@ -153,5 +150,5 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
 
 
 if __name__ == "__main__":
-    settings = {"draws": 20, "seed": 0, "images": 2_000, "classes": 10}
+    settings = {"draws": 20, "seed": 0, "images": 1_000, "classes": 10}
     one_off("validation noise", __doc__, cells, lines=lines, settings=settings, data=False).main()

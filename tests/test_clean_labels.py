@@ -115,6 +115,9 @@ def test_planted_faults_are_listed_and_nothing_is_changed(carry: Carry) -> None:
     assert summary["noise_rate"] == pytest.approx(WRONG / 72, abs=0.05)
     assert np.sum(summary["joint"]) == pytest.approx(1, abs=1e-4)
     assert np.sum(summary["noise_matrix"], axis=0) == pytest.approx(1, abs=1e-4)
+    likely = np.array(summary["likely_counts"])
+    assert likely.sum() == pytest.approx(72, abs=0.1)
+    assert 1 - np.trace(likely) / likely.sum() == pytest.approx(WRONG / 72, abs=0.06)
     assert any("labels are suspect; estimated to be wrong: " in line for line in carry.said)
     assert any("mostly green for red (4" in line or "green for red" in line for line in carry.said)
 

@@ -17,6 +17,7 @@ from assay.labels.split import folds
 from assay.metrics.intervals import Metric
 from assay.predictions.predict import Predictions
 from assay.repair.suspects import find_held_suspects, find_suspects
+from assay.repair.wrong_probability import likely_counts
 from assay.run.contents import LabelledPredictions
 from assay.run.noisy_validation import corrected, corrected_accuracy, corrected_lines, why_withheld
 from assay.run.records import DoneRecord, RunMetrics
@@ -97,9 +98,12 @@ def searched(
     (suspects,) = find_suspects(samples, probabilities, fold, filter_by="class")
     (others,) = find_held_suspects(validation, of_held, samples, probabilities, fold, filter_by="class")
     rows = [
-        SuspectRows("train", samples, suspects, suspects.table, agreement=agreement(KIND, codes, probabilities)),
+        SuspectRows(
+            "train", samples, suspects, suspects.table, agreement=agreement(KIND, codes, probabilities),
+            likely_counts=likely_counts(probabilities, codes),
+        ),
         SuspectRows("val", validation, others, others.table, agreement=agreement(KIND, held_codes, of_held)),
-    ]
+    ]  # fmt: skip
     details = suspect_details(rows if judged else rows[:1], [])
     predicted = drawn(500, 0, 1)[2]
     predicted[::10] = np.roll(predicted[::10], 1, axis=1)  # a model that errs more often than the judge

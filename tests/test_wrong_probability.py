@@ -11,6 +11,7 @@ from assay.labels.space import Head
 from assay.repair import wrong_probability
 from assay.repair.wrong_probability import (
     estimated_noise,
+    likely_counts,
     mislabelled,
     noise_matrix,
     prior_wrong,
@@ -38,6 +39,14 @@ def test_noise_is_estimated_in_turn_with_what_the_labels_mean() -> None:
         noise = noise_matrix(true_posterior(probabilities, given, noise), given)
     np.testing.assert_allclose(noise, NOISE, atol=0.04)
     np.testing.assert_allclose(noise.sum(axis=0), 1)
+
+
+def test_the_likeliest_counts_are_those_of_the_noise() -> None:
+    true, given, probabilities = drawn()
+    counts = likely_counts(probabilities, given)
+    np.testing.assert_allclose(counts.sum(axis=0), np.bincount(true), rtol=0.1)
+    np.testing.assert_allclose(counts / counts.sum(axis=0), NOISE, atol=0.05)
+    assert not likely_counts(probabilities[:0], given[:0]).any()
 
 
 def test_the_posterior_is_as_often_right_as_it_states() -> None:

@@ -71,12 +71,29 @@ def calibrated_wrong(probabilities: Reals, given: Ints, learnt: tuple[Reals, Int
     occurring = np.union1d(values, given)
     probabilities, teaching = probabilities[:, occurring], teaching[:, occurring]
     given, values = np.searchsorted(occurring, given), np.searchsorted(occurring, values)
-    rows = np.arange(0, len(values), max(1, len(values) // ENOUGH))
-    likelihoods = [_noise_at(teaching[rows], values[rows], power)[0] for power in POWERS]
-    power, each = POWERS[int(np.argmax(likelihoods))], np.arange(len(given))
-    _, noise = _noise_at(teaching[rows], values[rows], power)
+    power, noise = _likeliest(teaching, values)
+    each = np.arange(len(given))
     wrong = 1 - true_posterior(_raised(probabilities, power), given, noise)[each, given]
     return np.asarray(expit((1 - DIRECT) * log_odds(wrong) + DIRECT * log_odds(1 - probabilities[each, given])))
+
+
+def likely_counts(probabilities: Reals, given: Ints) -> Doubles:
+    """Return how many values (n,) were given as the row and are truly of the column (V, V), by `calibrated_wrong`.
+
+    Without what the judge says itself: hard images are no wrong labels here.
+    """
+    if len(given) == 0:
+        return np.zeros((probabilities.shape[1],) * 2)
+    power, noise = _likeliest(probabilities, given)
+    return np.asarray(noise * true_posterior(_raised(probabilities, power), given, noise).sum(axis=0))
+
+
+def _likeliest(probabilities: Reals, given: Ints) -> tuple[float, Doubles]:
+    """Return the power of probabilities (n, V) that makes the given values the likeliest, and its noise matrix."""
+    rows = np.arange(0, len(given), max(1, len(given) // ENOUGH))
+    noises = {power: _noise_at(probabilities[rows], given[rows], power) for power in POWERS}
+    power = max(noises, key=lambda one: noises[one][0])
+    return power, noises[power][1]
 
 
 def _noise_at(probabilities: Reals, given: Ints, power: float) -> tuple[float, Doubles]:

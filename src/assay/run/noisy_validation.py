@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.arrays import Bools, Ints
+from assay.arrays import Bools, Ints, Reals
 from assay.files import StepName
 from assay.labels.edits import persons_cells
 from assay.labels.ledger import Ledger
@@ -24,7 +24,7 @@ LEAST_RATE = 0.1  # of wrong labels: of fewer, a judge takes as many hard images
 MOST = 10.0  # the largest entry of the inverse: noise that is beyond it tells classes hardly apart
 
 
-def corrected_accuracy(predicted: Ints, given: Ints, counts: Ints, sure: Bools) -> Metric | None:
+def corrected_accuracy(predicted: Ints, given: Ints, counts: Reals, sure: Bools) -> Metric | None:
     """Return the accuracy of predicted classes (n,) by right labels, from given ones (n,), above 1 where noise is less.
 
     counts: (K, K), how many other labels were given as the row and are truly of the column, as far as is estimated.
@@ -78,7 +78,8 @@ def corrected(
         known = np.flatnonzero(codes >= 0)
         sure = np.array([(id_, head.name, None) in persons for id_ in now.samples.ids_of(known)], np.bool_)
         predicted = head.decide(probabilities)[known]
-        metric = corrected_accuracy(predicted, codes[known], np.array(estimate["counts"]), sure)
+        counts = estimate.get("likely_counts")  # the confident joint takes hard images for wrong labels
+        metric = None if counts is None else corrected_accuracy(predicted, codes[known], np.array(counts), sure)
         if metric is None or metric.low is None or metric.high is None:
             continue
         why = why_withheld(estimate["agreement"], held, least=metric.low)

@@ -40,6 +40,7 @@ from assay.repair.suspects import (
     suspect_edits,
     without_pseudo_labels,
 )
+from assay.repair.wrong_probability import likely_counts
 from assay.settings import Source, sources
 from assay.steps.base import (
     Context,
@@ -283,6 +284,8 @@ def _apply_action(
         better = not settings.only_if_better or (gain is not None and gain.beyond_chance)
         action = settings.action if rows.beats_chance and better else Flag()
         rows = replace(rows, action=action.kind, gain=gain, better=better)
+        if head.multiclass and known.any() and not of_head.unjudged:
+            rows = replace(rows, likely_counts=likely_counts(predicted[known], codes[known]))
         edits = suspect_edits(rows.table, head, samples, action=action, step=step, judge=judge)
         by_head.append(replace(rows, edits=ledger.allowed(edits), agreement=agreement(head, codes, predicted)))
     after = apply(samples, [edit for of_head in by_head for edit in of_head.edits])

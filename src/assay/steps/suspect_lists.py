@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from assay.arrays import Doubles
 from assay.files import whole
 from assay.labels.edits import Edit
 from assay.labels.samples import Samples
@@ -40,6 +41,7 @@ class SuspectRows:
     action: str = "flag"  # what is done, by name
     gain: Metric | None = None  # of held-out labels predicted, by models that learn from repaired ones
     better: bool = True  # or that is not asked
+    likely_counts: Doubles | None = None  # (K, K) as `counts`, by likelihood; of a head whose classes were all judged
 
     @property
     def images(self) -> list[str]:
@@ -134,6 +136,7 @@ def suspect_details(by_head: Sequence[SuspectRows], notes: Sequence[str]) -> dic
             "noise_rates": of_head.suspects.noise_rates,
             "counts": of_head.suspects.counts.tolist(),
             "joint": np.round(of_head.suspects.joint, 6).tolist(),
+            "likely_counts": None if of_head.likely_counts is None else np.round(of_head.likely_counts, 3).tolist(),
             "noise_matrix": np.round(of_head.suspects.noise_matrix, 6).tolist(),
             "unjudged": list(of_head.suspects.unjudged),
         }
