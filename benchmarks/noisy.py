@@ -1,9 +1,11 @@
-"""What choices against wrong labels gain, on cifar10n with labels of which people got 40 % wrong.
+"""What choices against wrong labels gain, on cifar10n with labels of which people got 40 % wrong, or on planted ones.
 
-    python -m benchmarks.noisy DATA [--seeds 0 1 2] [--only NAME ...] [--size 64] [--scale 1.0] [--images 5000]
-        [--epochs 5]
+    python -m benchmarks.noisy DATA [--set cifar10n] [--seeds 0 1 2] [--only NAME ...] [--size 64] [--scale 1.0]
+        [--images 5000] [--epochs 5]
 
 Scored on DATA/cifar10n/test after the last epoch, and at the epoch that validation chose. The seed draws the split.
+Of another set 40 % of the training labels are flipped to other classes by the seed, and a fifth that no fault touches
+is scored, after the last epoch.
 The trainings `of the half` are on `--images` of those whose true label is known, for `--epochs`. True labels train the
 ceiling alone: which share of the gap between it and plain training a repair closes is in a table of its own.
 """
@@ -14,9 +16,12 @@ import numpy as np
 import polars as pl
 
 from assay.arrays import Reals
+from assay.plan.recipes import recipe_text
+from assay.plan.yaml_lines import read
 from assay.predictions.predictor import Predictor
 from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed, table, train
-from benchmarks.trainings import FIT, bounds_text, gap_shares, recipe_steps, training_lines
+from benchmarks.planted import faults, plant
+from benchmarks.trainings import FIT, bounds_text, gap_shares, recipe_steps, training_lines, validation_codes
 
 AUGMENT: Record = {"crop": [0.5, 1.0], "flip": "horizontal"}
 AVERAGED: Record = {"ema": 0.99}
@@ -27,9 +32,10 @@ MIXED: Record = {**AVERAGED, **SMOOTH}
 UNLABELLED: Record = {**AVERAGED, "unlabelled": {"threshold": 0.95, "ratio": 1}}
 RECIPE = "noisy-labels-fast"
 UPPER: Record = {
-    **FIT, "size": 128, "epochs": 5, "batch": 64, "lr": 1e-3, "freeze": 6, "views": 5, "ema": 0.99, "take": "last",
+    **FIT, "epochs": 5, "batch": 64, "lr": 1e-3, "freeze": 6, "views": 5, "ema": 0.99, "take": "last",
     "augment": AUGMENT,
 }  # fmt: skip
+ALL_STAGES: Record = {"features": "all_stages"}
 FLEXMATCH: Record = {"unlabelled": {"method": "flexmatch", "threshold": 0.95, "ratio": 1}}
 UPPER_MORE: Record = UPPER | {"freeze": 5}
 DROP, UNSET, SOFT = ({"action": action} for action in ("drop", "unset", "soft"))
@@ -45,15 +51,19 @@ TRAININGS: dict[str, tuple[str, str | Record | None, Record]] = {
     f"`{RECIPE}`": ("worse", RECIPE, {}),
     f"`{RECIPE}`, on the aggregate": ("aggregate", RECIPE, {}),
     "plain, upper stages": ("worse", None, UPPER_MORE),
+    "suspects dropped, upper stages": ("worse", DROP, UPPER_MORE),
     "soft labels by `wrong`, upper stages": ("worse", {"action": {"soft": "wrong"}}, UPPER_MORE),
     "soft labels, upper stages": ("worse", SOFT, UPPER_MORE),
     "soft labels, fine-tuned judge, upper stages": ("worse", {**SOFT, "by": "fine_tuned", "folds": 4}, UPPER_MORE),
     "suspects unset, FlexMatch, upper stages": ("worse", UNSET, UPPER_MORE | FLEXMATCH),
+    "true labels, upper stages": ("truth", None, UPPER_MORE),
     "plain, on the aggregate": ("aggregate", None, {}),
     "averaged weights, on the aggregate": ("aggregate", None, AVERAGED),
 }
 """The column of labels; the recipe, or the settings of `clean_labels`; and the settings of the fit."""
 
+UPPER_ROWS = [*(name for name in TRAININGS if name.endswith("upper stages")), f"`{RECIPE}`"]
+PLANTED = 0.4  # of the training labels of another set
 CLEAN: Record = {"size": 128, "by": "fine_tuned", "folds": 4}
 PLAIN, CEILING = "plain, of the half", "true labels, of the half"
 HALF: dict[str, tuple[str, Record | None, Record]] = {
@@ -73,13 +83,27 @@ def measure(options: Options, case: tuple[str, str | Record | None, Record], see
     """Train on all images."""
     column, repair, changes = case
     size, epochs = options.size, max(1, round(options.scale * 6))
-    fit = {"size": size, "epochs": epochs, **FIT, "augment": AUGMENT, "monitor": "accuracy", **changes}
+    fit = {"size": size, "epochs": epochs, **FIT, "augment": AUGMENT, "monitor": "accuracy", "take": "last", **changes}
     if isinstance(repair, str):
-        steps = recipe_steps(repair, size, epochs / 6)
+        plan = {"model": read(recipe_text(repair), repair).value["model"]}
+        steps = recipe_steps(repair, size, options.scale)
     else:
+        plan = {"model": ALL_STAGES} if "freeze" in changes else {}
         steps = [{"clean_labels": {"size": size, **repair}}] if repair else []
         steps += [{"probe": {"size": size}}, {"fit": fit}]
-    return trained({**options.data_of("cifar10n"), "heads": {"label": {"column": column}}}, steps, options, seed)
+    plan |= {"seed": seed, "steps": steps}
+    if options.set != "cifar10n":
+        return planted(options, plan, seed, share=None if column == "truth" else PLANTED)
+    return trained({**options.data_of("cifar10n"), "heads": {"label": {"column": column}}}, plan, options)
+
+
+def planted(options: Options, plan: Record, seed: int, *, share: float | None) -> Record:
+    """Train on labels of which a share is flipped, and return which images of the untouched fifth are named rightly."""
+    with options.scratch() as folder:
+        data = plant(options.data / options.set, folder / "labels.csv", faults(seed=seed, flip=share))
+        done = train({"data": data, **plan}, folder)
+        correct = np.equal(*validation_codes(folder / "run")).astype(int).tolist()
+    return {"seconds": done.seconds, "correct": {"last": correct}}
 
 
 def measure_half(options: Options, case: tuple[str, Record | None, Record], seed: int) -> Record:
@@ -90,16 +114,17 @@ def measure_half(options: Options, case: tuple[str, Record | None, Record], seed
         chosen = pl.read_csv(root / "train.csv").join(truth, on="image", how="inner", maintain_order="left")
         chosen.sample(min(options.images, chosen.height), seed=0, shuffle=True).write_csv(path)
     data = {"table": str(path), "root": str(root), "image": "image", "heads": {"label": {"column": column}}}
-    fit = {"fit": UPPER | {"epochs": options.epochs} | changes}
-    return trained(data, [*([{"clean_labels": repair}] if repair else []), fit], options, seed)
+    fit = {"fit": UPPER | {"size": options.size, "epochs": options.epochs} | changes}
+    steps = [*([{"clean_labels": repair}] if repair else []), fit]
+    return trained(data, {"seed": seed, "steps": steps}, options)
 
 
-def trained(data: Record, steps: list[Record], options: Options, seed: int) -> Record:
+def trained(data: Record, plan: Record, options: Options) -> Record:
     """Train, and return which test images the last and the chosen epoch of the fit name rightly."""
     images, correct = sorted((options.data / "cifar10n" / "test").glob("*/*")), {}
     with options.scratch() as folder:
-        data = {**data, "split": {"val": 0.2, "seed": seed}}
-        done = train({"data": data, "seed": seed, "steps": steps}, folder)
+        data = {**data, "split": {"val": 0.2, "seed": plan["seed"]}}
+        done = train({"data": data, **plan}, folder)
         for epoch in ("last", "best"):
             model = Predictor.load(max((folder / "run/steps").glob("*-fit")) / epoch, device="cpu")
             names = [
@@ -110,19 +135,24 @@ def trained(data: Record, steps: list[Record], options: Options, seed: int) -> R
 
 
 def lines(options: Options, records: Sequence[Record]) -> list[str]:
-    """Return a table of the trainings on all images, and one of the shares of the gap that those of the half close."""
+    """Return a table of the trainings on all images, and one of the shares of a gap that a repair closes."""
     whole, half = ([record for record in records if (record["name"] in HALF) == of_half] for of_half in (False, True))
-    return [*(training_lines(options, whole) if whole else [options.command]), *(gap_lines(half) if half else [])]
+    known = [record for record in whole if options.set != "cifar10n" and record["name"] in UPPER_ROWS]
+    return [
+        *(training_lines(options, whole) if whole else [options.command]),
+        *(gap_lines(known, "plain, upper stages", "true labels, upper stages") if known else []),
+        *(gap_lines(half, PLAIN, CEILING) if half else []),
+    ]
 
 
-def gap_lines(records: Sequence[Record]) -> list[str]:
+def gap_lines(records: Sequence[Record], base: str, ceiling: str) -> list[str]:
     """Return a row a training: its accuracy after the last epoch, and its share of the gap."""
 
     def accuracy_of(record: Record, weights: Reals) -> Reals:
         return np.array(record["correct"]["last"]) @ weights / len(record["correct"]["last"])
 
     images = len(records[0]["correct"]["last"])
-    shares = gap_shares(records, accuracy_of, images=images, base=PLAIN, ceiling=CEILING)
+    shares = gap_shares(records, accuracy_of, images=images, base=base, ceiling=ceiling)
     rows = []
     for name, chosen in by_name(records).items():
         seeds = [float(np.mean(record["correct"]["last"])) for record in chosen]
@@ -137,5 +167,5 @@ if __name__ == "__main__":
         __doc__,
         lambda options: [*by_seed(measure, TRAININGS)(options), *by_seed(measure_half, HALF)(options)],
         lines=lines,
-        settings={"size": 64, "scale": 1.0, "images": 5_000, "epochs": 5},
+        settings={"set": "cifar10n", "size": 64, "scale": 1.0, "images": 5_000, "epochs": 5},
     ).main()
