@@ -110,7 +110,7 @@ SMALL = {
         "model.backbone=test_efficientnet",
         "steps.0.clean_labels.size=32",
         "steps.1.probe.size=32",
-        *("steps.2.fit.size=32", "steps.2.fit.epochs=1", "steps.2.fit.batch=8"),
+        *(f"steps.2.fit.{value}" for value in ("size=32", "epochs=1", "batch=8", "views=2")),
     ],
     "multi-label": [
         *("model.backbone=test_efficientnet", "steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"),
