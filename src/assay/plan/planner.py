@@ -74,11 +74,8 @@ LEAST_MORE = 15.0  # seconds that are worth further epochs
 LEAST_SECOND = 3.0  # epochs of a second backbone
 BESIDE = 10_000  # images shown at least, to the whole network and to upper stages trained beside it
 BESIDE_SHARE = 0.35  # of the time, for the upper stages
-ENSEMBLE_SECONDS, CALIBRATION_SECONDS, THRESHOLDS_SECONDS = (
-    2.0,
-    0.5,
-    2.0,
-)  # of predictions that are there, without features
+ENSEMBLE_SECONDS, THRESHOLDS_SECONDS = 2.0, 2.0  # of predictions that are there
+CALIBRATION_SECONDS = 0.5  # the same, without features
 CALIBRATION_SHARE = 0.03  # of the time left: features of training images, to know foreign ones by, may cost no more
 EXAMPLES, LEAST_EXAMPLES = 2_000, 200  # training images whose features are kept
 

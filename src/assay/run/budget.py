@@ -130,10 +130,7 @@ CLOSING_ALONE, A_VALIDATION_IMAGE, A_HEAD = 4.5, 0.002, 0.8  # without a map of 
 A_MAPPED_IMAGE, MAPPED = 0.001, 2_500  # beside its features; images of the map at most
 SEVERAL = 1.5  # times as long where several networks answer
 SPARE = 1.15  # ending late is worse than ending early
-CLOSING_SHARE, CLOSING_MOST = (
-    0.1,
-    0.25,
-)  # of a budget, at most; the second where all but the map takes that long
+CLOSING_SHARE, CLOSING_MOST = 0.1, 0.25  # of a budget, at most; the second where all but the map takes so long
 SLOWEST = 5.0
 TOGETHER = (ENSEMBLE, SECOND_BACKBONE)
 USED = 0.9  # of a budget, below which a run says that it is to end early
