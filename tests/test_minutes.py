@@ -19,7 +19,7 @@ from assay.plan.plan import load
 from assay.plan.stages import Facts, Speeds
 from assay.predictions.predictor import Predictor
 from assay.progress import GivenUpError, Lines
-from assay.run.budget import Budget, print_usual
+from assay.run.budget import Budget, Staging, print_usual
 from assay.run.environment import process_began
 from assay.run.train import Run, train
 from assay.training.fit_task import TimeLimit
@@ -98,6 +98,30 @@ def test_views_are_tried_where_no_fit_is_possible(plan: Path, tmp_path: Path, mo
     assert stages(run)[:2] == ["probe", "views"]  # nothing would learn from repaired labels
     assert any(line.startswith("  4 views of an image: accuracy better by ") for line in lines.lines)
     assert load(tmp_path / "run/plan.yaml").plan.steps[1].kind == "tune_views"
+
+
+def test_few_labels_are_fitted_first_and_the_model_of_an_epoch_is_that_of_the_run(
+    plan: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assay.plan.fit_stages.LABELLED_EPOCHS", 2)
+    hand_on = Staging._hand_on
+
+    def and_forget(staging: Staging) -> None:  # how good it was: the first epoch is better
+        hand_on(staging)
+        staging.best.clear()
+
+    monkeypatch.setattr(Staging, "_hand_on", and_forget)
+    images = sorted(colours.rglob("*.png"))
+    rows = [f"{image},{image.parent.name if number % 15 < 6 else ''}" for number, image in enumerate(images)]
+    (tmp_path / "few.csv").write_text("\n".join(["image,label", *rows, ""]))
+    table = f"table: {tmp_path / 'few.csv'}, root: {colours}, image: image, heads: {{label: {{column: label}}}}"
+    plan.write_text(plan.read_text().replace(f"folder: {colours}", table))
+    lines = Predicting(tmp_path / "run", images[0])
+    run = train(plan, run=tmp_path / "run", progress=lines)
+    assert stages(run)[:4] == ["probe", "suspect labels", "labelled images", "pseudo-labels"]
+    fit = load(tmp_path / "run/plan.yaml").plan.steps[2].settings
+    assert (fit.keep, fit.epochs) == ("last", 2)
+    assert lines.answers == [1] * (len(run.record.stages) - 1)
 
 
 class Ending(Lines):

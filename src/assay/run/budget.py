@@ -228,8 +228,9 @@ class Staging:
         chief = headline(metrics, self.plan.metric)
         if not (row["best"] and chief) or StepName(step).depth or metrics[chief] <= self.best.get(chief, -math.inf):
             return
-        self.best = dict(metrics)
-        replace_model(load_model(self.context.run.step(step).best.path), self.context.run.model.path)
+        self.best, folder = dict(metrics), self.context.run.step(step)
+        newest = folder.best if folder.best.spec.exists() else folder.last  # a fit may keep its last epoch alone
+        replace_model(load_model(newest.path), self.context.run.model.path)
 
     def outcomes(self) -> list[StageOutcome]:
         """Return what each stage was worth."""
