@@ -47,6 +47,7 @@ from benchmarks.harness import (
     train,
 )
 from benchmarks.peers import contest
+from benchmarks.peers.reasons import PROBE, REASONS
 from benchmarks.planted import keep
 from benchmarks.plots import save_both
 from benchmarks.speed import THREADS, write_images
@@ -71,7 +72,7 @@ CASES = {
     "fashion, balanced accuracy": Case("fashion", "balanced_accuracy", asked=True),
     "eurosat, 10 labels a class": Case("eurosat", "accuracy", each=10),
 }
-ASSAY, PROBE = "Assay", "scikit-learn on frozen features"
+ASSAY = "Assay"
 CONTENDERS: Mapping[str, tuple[str, Record]] = {
     ASSAY: ("assay", {}),
     "fastai, best settings": ("fastai_peer", {"mode": "best"}),
@@ -81,12 +82,6 @@ CONTENDERS: Mapping[str, tuple[str, Record]] = {
 }
 """The module of `peers`, or Assay; and what it changes of the task."""
 
-REASONS = {
-    "fastai, fine_tune at its defaults": "Its batch-norm layers learn from batches of 32; in evaluation mode (best "
-    "settings) they do not cost that.",
-    PROBE: "It reads the features of the last stage; Assay's probe reads those of all stages.",
-}
-"""Why a contender stays below linear models on frozen features, once that is known."""
 BELOW = {PROBE: PROBE, ASSAY: "Assay in half a minute"}
 """The linear models that others have to be above, and what they are called: those of Assay are its shortest run."""
 
@@ -316,16 +311,18 @@ def below(there: Sequence[Record], rows: Sequence[Record], metric: str) -> list[
 
 def flags(records: Sequence[Record]) -> list[str]:
     """Return a line for each contender that is somewhere below linear models, with the reason if it is known."""
-    marked: dict[tuple[str, str], dict[str, None]] = {}
+    marked: dict[tuple[str, str, str], dict[str, None]] = {}
     for name, rows in by_contender(records).items():
         for row in rows:
             of_case = [one for one in records if one["case"] == row["case"]]
             for linear in below([row], of_case, CASES[row["case"]].metric):
-                marked.setdefault((linear, name), {})[place(row)] = None
+                which = place(row)
+                reason = REASONS.get(f"{name} ({which})") or REASONS.get(name, "**Not explained.**")
+                marked.setdefault((linear, name, reason), {})[which] = None
     return [
         line
-        for (linear, name), where in marked.items()
-        for line in ("", f"↓ below {linear}: {name} ({'; '.join(where)}). {REASONS.get(name, '**Not explained.**')}")
+        for (linear, name, reason), where in marked.items()
+        for line in ("", f"↓ below {linear}: {name} ({'; '.join(where)}). {reason}")
     ]
 
 
