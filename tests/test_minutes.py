@@ -82,7 +82,7 @@ def test_a_run_within_minutes_says_what_it_intends_and_what_came_of_it(
 
 def test_too_few_minutes_finish_the_probe(plan: Path, tmp_path: Path) -> None:
     lines = Lines()
-    run = train(plan, run=tmp_path / "run", overrides=["minutes=0.02"], progress=lines)
+    run = train(plan, run=tmp_path / "run", overrides=["minutes=0.001"], progress=lines)
     assert stages(run) == ["probe", "calibration"]
     (note,) = [line for line in lines.lines if "these minutes are too few" in line]
     assert re.search(r"the probe and the report take \d+ s more\. The probe is finished\.$", note)
@@ -210,7 +210,7 @@ def test_the_default_plan_says_what_it_takes_here(monkeypatch: pytest.MonkeyPatc
     )
     print_usual(prepared)
     assert lines.lines == [
-        "  intended: probe 4 s, suspect labels 13 s, whole network 2:40 min; about 2:57 min before metrics and report. "
+        "  intended: probe 4 s, suspect labels 10 s, whole network 2:40 min; about 2:54 min before metrics and report. "
         "`--minutes` sets another budget"
     ]
     print_usual(SimpleNamespace(choice=None))  # type: ignore[arg-type]
