@@ -132,7 +132,7 @@ def test_validation_labels_as_wrong_as_training_labels_are_corrected(tmp_path: P
     assert metric["low"] < accuracy < metric["high"]
     assert metric["value"] > now.scores["kind"].metrics["accuracy"].value + 0.1
     (line,) = lines(found, now)
-    assert line.startswith(f"validation accuracy {now.scores['kind'].metrics['accuracy'].value:.3f} by the labels")
+    assert line.startswith(f"Validation accuracy {now.scores['kind'].metrics['accuracy'].value:.3f} by the labels")
     assert f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}], n = 500" in line
 
 
@@ -143,7 +143,7 @@ def test_validation_labels_that_are_wrong_more_or_less_often_are_not_corrected(
     found, now, _ = searched(0.2, held, tmp_path)
     assert not found[0]
     (line,) = lines(found, now)
-    assert line.startswith("validation accuracy is not corrected for wrong labels: the judge agrees with ")
+    assert line.startswith("Validation accuracy is not corrected for wrong labels: the judge agrees with ")
     assert f"so that validation labels look wrong {how} often than those of training" in line
 
 

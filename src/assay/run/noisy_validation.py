@@ -130,14 +130,16 @@ def change_of_share(before: Number, after: Number) -> Limits:
 def corrected_lines(record: RunMetrics) -> Iterator[str]:
     """Yield the corrected accuracy of each head beside the plain one, or why there is none."""
     several = len(record.corrected) + len(record.not_corrected) > 1
+
+    def begun(name: str) -> str:
+        return f"{plain(name)}: validation accuracy" if several else "Validation accuracy"
+
     for name, metric in record.corrected.items():
         plain_metric = ((record.scores or {}).get("heads", {}).get(name, {}).get("metrics", {})).get("accuracy")
         if plain_metric is not None:
             yield (
-                f"{f'{plain(name)}: ' if several else ''}validation accuracy {plain_metric['value']:.3f} by the labels "
-                f"given; {metric_text(metric)}, n = {metric['n']:,}, if they are wrong as the training labels are "
-                "estimated to be."
+                f"{begun(name)} {plain_metric['value']:.3f} by the labels given; {metric_text(metric)}, "
+                f"n = {metric['n']:,}, if they are wrong as the training labels are estimated to be."
             )
     for name, why in record.not_corrected.items():
-        of_head = f"{plain(name)}: " if several else ""
-        yield f"{of_head}validation accuracy is not corrected for wrong labels: {why}."
+        yield f"{begun(name)} is not corrected for wrong labels: {why}."
