@@ -16,12 +16,18 @@ import numpy as np
 import polars as pl
 
 from assay.arrays import Reals
-from assay.plan.recipes import recipe_text
-from assay.plan.yaml_lines import read
 from assay.predictions.predictor import Predictor
-from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed, table, train
+from benchmarks.harness import Benchmark, Cell, Options, Record, by_name, by_seed, table, train
 from benchmarks.planted import faults, plant
-from benchmarks.trainings import FIT, bounds_text, gap_shares, recipe_steps, training_lines, validation_codes
+from benchmarks.trainings import (
+    FIT,
+    bounds_text,
+    gap_shares,
+    recipe_model,
+    recipe_steps,
+    training_lines,
+    validation_codes,
+)
 
 AUGMENT: Record = {"crop": [0.5, 1.0], "flip": "horizontal"}
 AVERAGED: Record = {"ema": 0.99}
@@ -79,13 +85,21 @@ HALF: dict[str, tuple[str, Record | None, Record]] = {
 """Trainings of the upper stages on images whose truth is known: labels, the repair, what it changes of the fit."""
 
 
+def cells(options: Options) -> list[Cell]:
+    """Return the trainings for which a set has labels: an aggregate and half of the truth, or all of the truth."""
+    people = options.set == "cifar10n"
+    unknown = "truth" if people else "aggregate"
+    whole = {name: case for name, case in TRAININGS.items() if case[0] != unknown}
+    return [*by_seed(measure, whole)(options), *(by_seed(measure_half, HALF)(options) if people else [])]
+
+
 def measure(options: Options, case: tuple[str, str | Record | None, Record], seed: int) -> Record:
     """Train on all images."""
     column, repair, changes = case
     size, epochs = options.size, max(1, round(options.scale * 6))
     fit = {"size": size, "epochs": epochs, **FIT, "augment": AUGMENT, "monitor": "accuracy", "take": "last", **changes}
     if isinstance(repair, str):
-        plan = {"model": read(recipe_text(repair), repair).value["model"]}
+        plan = {"model": recipe_model(repair)}
         steps = recipe_steps(repair, size, options.scale)
     else:
         plan = {"model": ALL_STAGES} if "freeze" in changes else {}
@@ -165,7 +179,7 @@ if __name__ == "__main__":
     Benchmark(
         "noisy",
         __doc__,
-        lambda options: [*by_seed(measure, TRAININGS)(options), *by_seed(measure_half, HALF)(options)],
+        cells,
         lines=lines,
         settings={"set": "cifar10n", "size": 64, "scale": 1.0, "images": 5_000, "epochs": 5},
     ).main()

@@ -157,6 +157,12 @@ def training_lines(options: Options, records: Sequence[Record]) -> list[str]:
     return options.section(HEADER, ROW, rows)
 
 
+def recipe_model(name: str) -> Record:
+    """Return the `model:` of a recipe."""
+    model: Record = read(recipe_text(name), name).value.get("model", {})
+    return model
+
+
 def recipe_steps(name: str, size: int, scale: float = 1.0) -> list[Record]:
     """Return the steps of a recipe, its probes and fits at another size, its fits `scale` times as long."""
 

@@ -8,11 +8,9 @@ Scored on a fifth that no fault touches, after the last epoch. The seed draws th
 
 from typing import Any
 
-from assay.plan.recipes import recipe_text
-from assay.plan.yaml_lines import read
 from benchmarks.harness import Benchmark, Options, Record, by_seed, train
 from benchmarks.planted import faults, plant
-from benchmarks.trainings import FIT, recipe_steps, training_lines, validation_codes
+from benchmarks.trainings import FIT, recipe_model, recipe_steps, training_lines, validation_codes
 
 AUGMENT: Record = {"crop": [0.5, 1.0], "flip": "both"}
 LAST: Record = {**FIT, "freeze": 2, "augment": AUGMENT, "ema": 0.95, "take": "last", "keep": "last"}
@@ -36,7 +34,7 @@ def measure(options: Options, case: tuple[str, Any], seed: int) -> Record:
     with options.scratch() as folder:
         planted = faults(seed=seed, keep=None if kind == "all" or case == ("recipe", "all") else options.each)
         data = plant(options.data / options.set, folder / "labels.csv", planted)
-        model = read(recipe_text(RECIPE), RECIPE).value.get("model", {}) if kind == "recipe" else {}
+        model = recipe_model(RECIPE) if kind == "recipe" else {}
         steps = steps_by(options, kind, settings)
         done = train({"data": data, "model": model, "seed": seed, "steps": steps}, folder)
         codes = zip(*validation_codes(folder / "run"), strict=True)

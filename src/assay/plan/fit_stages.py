@@ -99,7 +99,7 @@ def labelled_stage(facts: Facts, speeds: Speeds, left: float = math.inf) -> Iter
     if seconds > LABELLED_SHARE * left:
         return
     settings = {"freeze": max(1, round(LABELLED_FROZEN * facts.stages)), "epochs": epochs, "batch": 16, "ema": 0.95}
-    step = fit_stage(LABELLED, facts, 1.5 * seconds, epoch, **settings, take="last", keep="last").step
+    step = fit_stage(LABELLED, facts, SLOWER * seconds, epoch, **settings, take="last", keep="last").step
     yield Stage(LABELLED, step if left < math.inf else without_limit(step), seconds)  # it ends by itself
 
 

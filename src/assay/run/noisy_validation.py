@@ -22,6 +22,7 @@ from assay.run.records import DoneRecord, Number, RunMetrics, newest_search
 
 LEAST_RATE = 0.1  # of wrong labels: of fewer, a judge takes as many hard images for wrong labels as there are
 MOST = 10.0  # the largest entry of the inverse: noise that is beyond it tells classes hardly apart
+LESS = "less often than those of training"
 
 
 def corrected_accuracy(predicted: Ints, given: Ints, counts: Reals, sure: Bools) -> Metric | None:
@@ -113,9 +114,6 @@ def why_withheld(train: Number | None, held: Number | None, *, least: float = 0.
     if least > 1:
         return f"more than all answers would then be right, so that validation labels look wrong {LESS}"
     return None
-
-
-LESS = "less often than those of training"
 
 
 def change_of_share(before: Number, after: Number) -> Limits:
