@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from assay.arrays import Bools, Floats
+from assay.arrays import Bools, Floats, Ints
 from assay.errors import PlanError
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
@@ -114,7 +114,6 @@ def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepRe
     rows = np.any([head.any_cell(cells) for (_, head, _), cells in zip(heads, unknown, strict=True)], axis=0)
     given = np.any([head.known(codes) for (_, head, _), (codes, _) in zip(heads, known, strict=True)], axis=0)
     answers = _answers(settings, state, context, unknown=rows, given=given)
-    unseen = _with_unseen_features(answers, state, context, _views(settings))
     edits: list[Edit] = []
     details: dict[str, object] = {}
     soft = {name: path for name, path in state.soft.items() if name not in {head.name for _, head, _ in heads}}
@@ -123,15 +122,15 @@ def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepRe
         probabilities, gain = answers.by_view[0][:, columns], None
         asks = settings.only_if_better and bool(cells.any())
         if settings.teacher == "mixture" and cells.any():
-            mixture = _mixture(head, codes, answers, context)
+            mixture = _mixture(head, codes, answers, answers.features, context)
             probabilities = np.asarray((probabilities + mixture.probabilities) / 2, np.float32)
-            if unseen is not answers:
-                mixture = _mixture(head, codes, unseen, context)
+            if answers.unseen is not answers.features:
+                mixture = _mixture(head, codes, answers, answers.unseen, context)
                 share = trust(mixture, codes)
                 context.progress.line(f"  {head.name}: those of published features count {share:.0%}")
                 probabilities = share * mixture.probabilities + (1 - share) * probabilities
             if asks:
-                gain = gain_of_mixture(head, codes, unseen.features, mixture, seed=context.seed)
+                gain = gain_of_mixture(head, codes, answers.unseen.values, mixture, seed=context.seed)
         chosen = choose_pseudo_labels(
             head,
             codes,
@@ -170,16 +169,25 @@ STEP = Step(
 
 
 @dataclass(frozen=True, eq=False)
+class _Features:
+    """Features (N, F) of training images, means over views, NaN where not asked; the widths of their blocks."""
+
+    values: Floats
+    widths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class _Answers:
     """What a model gives of training images: by view probabilities (N, W), NaN where not asked, and which are foreign.
 
-    `features` (N, F), means over views, are kept where a mixture is to be fitted to them.
+    Features are kept where a mixture is to be fitted to them; those that no label has taught are the same, unless the
+    model's have learnt from labels: only they tell what labels held out are worth.
     """
 
     by_view: list[Floats]
     foreign: Bools
-    features: Floats
-    widths: tuple[int, ...] = ()  # of blocks of features
+    features: _Features
+    unseen: _Features
     notes: tuple[str, ...] = ()
 
 
@@ -188,28 +196,43 @@ def _answers(
 ) -> _Answers:
     """Return the answers for images with `unknown` labels (N,); a mixture needs all. `given` have a label."""
     train, space = state.samples.part("train"), state.samples.space
-    answers = _Answers([], np.zeros(len(train), np.bool_), np.zeros((len(train), 0), np.float32))
+    none = _Features(np.zeros((len(train), 0), np.float32))
+    answers = _Answers([], np.zeros(len(train), np.bool_), none, none)
     mixture = settings.teacher == "mixture"
     if not unknown.any() or state.model is None:
         return replace(answers, by_view=[np.full((len(train), space.width), np.nan, np.float32)])
     model, asked = load_model(state.model), np.flatnonzero(unknown | given if mixture else unknown)
-    total: Floats = np.zeros((1, 1), np.float32)
-    networks = unseen_networks(model, state, context)
+    networks, images = networks_of(model), train.take(asked)
+    published = unseen_networks(model, state, context)
+    total, total_unseen = (np.zeros((1, 1), np.float32) for _ in range(2))
     for number, view in enumerate(views := _views(settings)):
-        of_view = network_features(networks_of(model), train.take(asked), context, view)
-        if number == 0 and settings.foreign == "leave":
-            plain = of_view if networks is None else network_features(networks, train.take(asked), context, view)
-            compared = networks or networks_of(model)
-            marked, notes = foreign_images(compared, plain, asked, given, state=state, context=context)
+        of_view = unseen = network_features(networks, images, context, view)
+        compares = number == 0 and settings.foreign == "leave"
+        if published is not None and (mixture or compares):
+            unseen = network_features(published, images, context, view)
+        if compares:
+            marked, notes = foreign_images(published or networks, unseen, asked, given, state=state, context=context)
             answers = replace(answers, foreign=marked, notes=notes)
         answers.by_view.append(np.full((len(train), space.width), np.nan, np.float32))
         answers.by_view[-1][asked] = probabilities_of(space, model.logits(_raw(model, of_view)))
-        total = total + np.concatenate(of_view, axis=1)
+        if mixture:
+            total = total + np.concatenate(of_view, axis=1)
+            total_unseen = total if published is None else total_unseen + np.concatenate(unseen, axis=1)
     if mixture:
-        features = np.full((len(train), total.shape[1]), np.nan, np.float32)
-        features[asked] = total / len(views)
-        answers = replace(answers, features=features, widths=_widths(networks_of(model)))
+        features = _mean_features(networks, total, len(views), asked, len(train))
+        if published is None:
+            return replace(answers, features=features, unseen=features)
+        unseen_features = _mean_features(published, total_unseen, len(views), asked, len(train))
+        answers = replace(answers, features=features, unseen=unseen_features)
     return answers
+
+
+def _mean_features(networks: Networks, total: Floats, views: int, asked: Ints, count: int) -> _Features:
+    """Return sums (M, F) over views of the images asked as means of all `count`, and the widths of their blocks."""
+    values = np.full((count, total.shape[1]), np.nan, np.float32)
+    values[asked] = total / views
+    widths = (width for classifier, _ in networks for width in feature_widths(classifier.backbone))
+    return _Features(values, tuple(widths))
 
 
 def _raw(model: Model, features: list[Floats]) -> list[Floats]:
@@ -221,30 +244,10 @@ def _raw(model: Model, features: list[Floats]) -> list[Floats]:
         ]
 
 
-def _with_unseen_features(answers: _Answers, state: State, context: Context, views: Sequence[View]) -> _Answers:
-    """Return the answers with features that no label has taught: only these tell what labels held out are worth."""
-    if state.model is None or not answers.widths:
-        return answers
-    networks = unseen_networks(load_model(state.model), state, context)
-    if networks is None:
-        return answers
-    asked = np.flatnonzero(np.isfinite(answers.features).all(axis=1))
-    images = state.samples.part("train").take(asked)
-    of_views = [np.concatenate(network_features(networks, images, context, view), axis=1) for view in views]
-    features = np.full((len(answers.features), of_views[0].shape[1]), np.nan, np.float32)
-    features[asked] = sum(of_views) / len(views)
-    return replace(answers, features=features, widths=_widths(networks))
-
-
-def _widths(networks: Networks) -> tuple[int, ...]:
-    """Return the widths of the blocks of their features, one after the other."""
-    return tuple(width for classifier, _ in networks for width in feature_widths(classifier.backbone))
-
-
-def _mixture(head: Head, codes: Codes, answers: _Answers, context: Context) -> Mixture:
+def _mixture(head: Head, codes: Codes, answers: _Answers, features: _Features, context: Context) -> Mixture:
     """Return a mixture; print what was chosen for it."""
     mixture = class_mixture(
-        head, codes, answers.features, use=~answers.foreign, seed=context.seed, widths=answers.widths
+        head, codes, features.values, use=~answers.foreign, seed=context.seed, widths=features.widths
     )
     context.progress.line(
         f"  {head.name}: Gaussians of the classes in {mixture.directions} directions, temperature "
