@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import assay
 from assay import cli
+from assay.errors import PlanError
 from assay.files import RunFolder
 from assay.plan.plan import load
 from assay.plan.stages import Facts, Speeds
@@ -90,6 +92,14 @@ def test_too_few_minutes_finish_the_probe(plan: Path, tmp_path: Path) -> None:
     assert run.artifact.saved.space.width == 3
 
 
+def test_a_metric_decides_within_minutes_too(plan: Path, tmp_path: Path) -> None:
+    given = ["minutes=0.001", "metric=balanced_accuracy"]
+    run = train(plan, run=tmp_path / "run", overrides=given)
+    assert load(tmp_path / "run/plan.yaml").plan.steps[0].settings.prior == "uniform"
+    assert [stage["metric"] for stage in run.record.stages] == ["balanced_accuracy"] * 2
+    assert run.record.headline == "balanced_accuracy"
+
+
 def test_views_are_tried_where_no_fit_is_possible(plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("assay.plan.planner.LEAST_FIT", math.inf)
     monkeypatch.setattr("assay.run.prepare.choose_flips", lambda *given: ("both", "as asked"))
@@ -122,6 +132,25 @@ def test_few_labels_are_fitted_first_and_the_model_of_an_epoch_is_that_of_the_ru
     fit = load(tmp_path / "run/plan.yaml").plan.steps[2].settings
     assert (fit.keep, fit.epochs) == ("last", 2)
     assert lines.answers == [1] * (len(run.record.stages) - 1)
+
+
+@pytest.mark.parametrize(
+    ("metric", "before", "values", "kept"),
+    [("accuracy", 0.5, [0.4, 0.9, 0.7], [0.9]), ("nll", 0.5, [0.6, 0.2, 0.3], [0.2])],
+)
+def test_the_model_of_an_epoch_is_that_of_the_run_where_it_is_better_by_the_metric_of_the_plan(
+    metric: str, before: float, values: list[float], kept: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging: Any = Staging.__new__(Staging)
+    staging.choice = SimpleNamespace(plan_with=lambda steps: SimpleNamespace(metric=metric))
+    staging.budget, staging.context = SimpleNamespace(decided=[]), SimpleNamespace(run=RunFolder(tmp_path))
+    staging.best = {metric: before}
+    handed_on: list[float] = []
+    monkeypatch.setattr("assay.run.budget.load_model", lambda path: None)
+    monkeypatch.setattr("assay.run.budget.replace_model", lambda *given: handed_on.append(staging.best[metric]))
+    for value in values:
+        staging.after_epoch("03-fit", {"best": True, "validation": {"loss": 0.1, metric: value}})
+    assert handed_on == kept
 
 
 class Ending(Lines):
@@ -172,6 +201,13 @@ def test_no_length_of_time_is_refused_before_anything_is_read(minutes: str, tmp_
     )
 
 
+@pytest.mark.parametrize("minutes", [0, -1.0, math.nan, math.inf, "abc"])
+def test_no_length_of_time_is_refused_in_python_too(minutes: Any, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="minutes"):
+        assay.train(tmp_path, run=tmp_path / "run", minutes=minutes)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -185,6 +221,12 @@ def test_no_minutes_and_a_metric_that_is_none_or_that_no_head_has_are_refused(
 ) -> None:
     result = CliRunner().invoke(cli.app, ["train", str(colours), "--run", str(tmp_path / "run"), *options])
     assert (result.exit_code, expected in result.stderr) == (2, True), result.stderr
+
+
+def test_minutes_are_refused_where_several_processes_train() -> None:
+    prepared: Any = SimpleNamespace(context=SimpleNamespace(processes=SimpleNamespace(num_processes=2)))
+    with pytest.raises(PlanError, match="minutes: one process decides as it goes, and this run has several"):
+        Staging(prepared, choice=None, budget=None)  # type: ignore[arg-type]
 
 
 def test_a_plan_of_no_minutes_is_refused_by_its_line(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ in budget.json before it begins: a run that was killed goes on with the same sta
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from typing import Any
 from assay.errors import PlanError
 from assay.files import RunFolder, StepName, fingerprint, whole, write_text
 from assay.labels.subset import labelled
-from assay.metrics.metrics import headline
+from assay.metrics.metrics import headline, higher_is_better
 from assay.models.backbones import freeze
 from assay.models.backbones import stages as stages_of_backbone
 from assay.models.boundary import find_boundary
@@ -226,11 +225,17 @@ class Staging:
         """Make the model of an epoch that of the run, where it validates better than what is handed on so far."""
         metrics = row["validation"]
         chief = headline(metrics, self.plan.metric)
-        if not (row["best"] and chief) or StepName(step).depth or metrics[chief] <= self.best.get(chief, -math.inf):
+        if not (row["best"] and chief) or StepName(step).depth or not self._is_better(metrics, chief):
             return
         self.best, folder = dict(metrics), self.context.run.step(step)
         newest = folder.best if folder.best.spec.exists() else folder.last  # a fit may keep its last epoch alone
         replace_model(load_model(newest.path), self.context.run.model.path)
+
+    def _is_better(self, metrics: Mapping[str, float], chief: str) -> bool:
+        before = self.best.get(chief)
+        if before is None:
+            return True
+        return metrics[chief] > before if higher_is_better(chief) else metrics[chief] < before
 
     def outcomes(self) -> list[StageOutcome]:
         """Return what each stage was worth."""
