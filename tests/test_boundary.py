@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ import assay
 from assay.arrays import Floats, Ints
 from assay.errors import PlanError
 from assay.files import RunFolder
+from assay.images.augment import Augment
+from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.models.backbones import Features, build_backbone, freeze, set_training_mode
 from assay.models.boundary import Boundary, Upper, activations, find_boundary
@@ -26,9 +29,13 @@ from assay.predictions import image_rows
 from assay.predictions.image_rows import Table, activation_bytes, kept_rows, make_room, room_for_activations, uncomputed
 from assay.predictions.predict import Predictions
 from assay.progress import Lines, NoProgress
+from assay.steps import STEPS
 from assay.steps.fit_settings import FitSettings
 from assay.steps.history import read_history
+from assay.steps.trainable import _chosen_views, affordable_views
+from assay.training.processes import SingleProcess
 from factories import noise_batch, write_images
+from fake_steps import RELABEL
 
 # The split of a network.
 
@@ -202,18 +209,26 @@ def test_activations_take_half_of_what_is_free_and_theirs_counts_as_free(
 
 # Fits on activations.
 
+TOKENS = Boundary("blocks.2", (17, 8), (3, 32, 32), {}, "hash")  # as of a transformer
 FIT = "fit: {size: 32, epochs: 2, batch: 8, lr: 1e-3, freeze: 4, optimizer: sgd"
 FLIPS = "augment: {crop: [0.5, 1.0], flip: horizontal}"
 Carry = Callable[..., assay.Run]
 
 
+class Stages(Lines):
+    """Keeps the names of the stages of the work among the lines."""
+
+    def begin(self, what: str, total: int) -> None:
+        self.line(what)
+
+
 @pytest.fixture
 def carry(plain_runs: None, tiny_plan: Callable[..., str], tmp_path: Path) -> Carry:
-    """Carry out steps in a run; the lines printed are kept in `carry.lines`."""
+    """Carry out steps in a run; the lines printed are kept in `carry.lines`, with the stages of the work."""
 
-    def carried(*steps: str, run: str = "run") -> assay.Run:
-        (tmp_path / "plan.yaml").write_text(tiny_plan(*steps))
-        progress = Lines()
+    def carried(*steps: str, run: str = "run", **data: str) -> assay.Run:
+        (tmp_path / "plan.yaml").write_text(tiny_plan(*steps, **data))
+        progress = Stages()
         carried.lines = progress.lines  # type: ignore[attr-defined]
         return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, device="cpu", progress=progress)
 
@@ -227,10 +242,28 @@ def training(run: assay.Run) -> tuple[list[float], dict[str, Any]]:
     return rows["value"].to_list(), json.loads(step.done.read_bytes())["details"]
 
 
-def test_a_fit_on_activations_learns_as_one_on_images(carry: Carry) -> None:
+@pytest.fixture
+def mixed_heads(colours: Path, tmp_path: Path) -> str:
+    """The `data:` of a head of classes and one of tags on the same images, some labels of either unknown."""
+    rows = ["image,colour,warm,even"]
+    for number, path in enumerate(sorted(colours.rglob("*.png"))):
+        known = [
+            path.parent.name if number % 4 else "",
+            int(path.parent.name == "red"),
+            number % 2 if number % 3 else "",
+        ]
+        rows.append(",".join(map(str, [path, *known])))
+    (tmp_path / "heads.csv").write_text("\n".join(rows))
+    heads = "heads: {colour: {column: colour}, tags: {columns: [warm, even]}}"
+    return f"table: {tmp_path / 'heads.csv'}, root: /, image: image, {heads}"
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_fit_on_activations_learns_as_one_on_images(carry: Carry, mixed_heads: str, several: bool) -> None:
     """To the rounding of half precision; what is saved is the whole network."""
+    data = {"data": mixed_heads} if several else {}
     (cached, details), (fresh, without) = (
-        training(carry(f"{FIT}, {views}}}", run=views[7:])) for views in ("views: auto", "views: fresh")
+        training(carry(f"{FIT}, {views}}}", run=views[7:], **data)) for views in ("views: auto", "views: fresh")
     )
     assert (details["views"], "views" in without) == (1, False)
     np.testing.assert_allclose(cached, fresh, rtol=2e-3)
@@ -258,6 +291,44 @@ def test_a_small_disk_has_fewer_views_and_it_is_said(carry: Carry, disk: float, 
     assert any(line in text for text in carry.lines)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "views", "expected"), [(None, "auto", 8), (30.0, "auto", 5), (9.0, "auto", 0), (9.0, 4, 4)]
+)
+def test_views_that_a_plan_does_not_count_take_a_third_of_the_seconds_of_a_fit(
+    seconds: float | None, views: Any, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assay.steps.trainable.seconds_an_image", lambda *given: 0.01)
+    monkeypatch.setattr("assay.steps.trainable._room", lambda *given: 1e12)
+    data: Any = SimpleNamespace(train=SimpleNamespace(ids=[]), validation=[], images_a_view=200)
+    settings = FitSettings(freeze=3, augment=Augment(flip="both"), epochs=20, seconds=seconds, views=views)
+    assert affordable_views(settings, None, TOKENS, data, None) == expected  # type: ignore[arg-type]
+
+
+def test_a_fit_that_goes_on_has_as_many_views_as_before_whatever_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder = RunFolder(tmp_path), RunFolder(tmp_path).step("01-fit")
+    folder.path.mkdir(parents=True)
+    context: Any = SimpleNamespace(run=run, folder=folder, processes=SingleProcess(), progress=Lines())
+    data: Any = SimpleNamespace(images_a_view=200)
+    settings = FitSettings(freeze=3, augment=Augment(flip="both"))
+    for affordable in (3, 8):
+        monkeypatch.setattr("assay.steps.trainable.affordable_views", lambda *given, count=affordable: count)
+        assert _chosen_views(settings, None, TOKENS, data, context) == 3  # type: ignore[arg-type]
+
+
+def test_after_a_relabelling_nothing_is_computed_anew(carry: Carry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STEPS, "relabel", RELABEL)
+    probe, relabel = "probe: {size: 32}", "relabel: {count: 4}"
+    run = carry(probe, relabel, probe, f"{FIT}}}", relabel, f"{FIT}, start: pretrained}}")
+    assert Ledger.read(run.folder / "ledger.csv").edits()
+    lines: list[str] = carry.lines  # type: ignore[attr-defined]
+    for kind, again in (("features", "03-probe"), ("activations", "06-fit")):
+        begins = lines.index(again)
+        assert kind in lines[:begins]
+        assert kind not in lines[begins:]
+
+
 @pytest.mark.parametrize("method", ["fixmatch", "flexmatch"])
 def test_images_with_unknown_labels_have_cached_views_too(
     method: str, tiny_plan: Callable[..., str], plain_runs: None, tmp_path: Path
@@ -278,17 +349,24 @@ def test_images_with_unknown_labels_have_cached_views_too(
 
 
 @pytest.mark.parametrize("views", ["auto", 2])
-def test_a_network_without_a_boundary_trains_on_images(
-    carry: Carry, views: object, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("boundary", "rest", "reason"),
+    [
+        (None, "", "test_efficientnet cannot be split"),
+        (TOKENS, ", mix: {cutmix: 1.0}", "cutmix needs maps, and test_efficientnet has none"),
+    ],
+)
+def test_a_network_without_a_boundary_that_suits_trains_on_images(
+    carry: Carry, boundary: Boundary | None, rest: str, reason: str, views: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("assay.steps.trainable.find_boundary", lambda *given, **options: None)
-    step = f"{FIT}, views: {views}, {FLIPS}}}"
+    monkeypatch.setattr("assay.steps.trainable.find_boundary", lambda *given, **options: boundary)
+    step = f"{FIT}, views: {views}, {FLIPS}{rest}}}"
     if views == 2:
-        with pytest.raises(PlanError, match=r"views: 2: test_efficientnet cannot be split .* Set views: fresh"):
+        with pytest.raises(PlanError, match=rf"views: 2: {reason} .* Set views: fresh"):
             carry(step)
     else:
         assert "views" not in training(carry(step))[1]
-        assert any("cannot be split" in text for text in carry.lines)  # type: ignore[attr-defined]
+        assert any(reason in text for text in carry.lines)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
