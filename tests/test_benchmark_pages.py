@@ -10,6 +10,8 @@ import pytest
 from benchmarks.estimates import lines
 from benchmarks.harness import Options, replace_section
 from benchmarks.schedules import EPOCHS, PER_EPOCH, TOP, table
+from benchmarks.startup import HELP, read_log
+from benchmarks.startup import lines as startup_lines
 from benchmarks.trainings import gap_shares
 
 
@@ -35,6 +37,23 @@ def test_estimates_are_held_against_the_largest_memory_so_far() -> None:
     text = lines(Options(command="`a command`"), records)
     assert any("the largest error is 10%" in line for line in text)  # a probe of 4 s does not count
     assert text[-3] == "| a plan | 02-fit | 90 s | 100 s | -10% | 900 MiB | 1,000 MiB | -10% |"
+
+
+def test_the_start_of_a_command_is_the_median_of_its_runs_beside_the_goal(tmp_path: Path) -> None:
+    records = [
+        *({"name": HELP, "seconds": seconds} for seconds in (0.2, 0.3, 0.1)),
+        *({"name": "eurosat", "line": 0.6, "hashed": seconds, "image": 4.0} for seconds in (1.0, 2.5)),
+    ]
+    _, _, *rows = startup_lines(Options(command="`a command`", sets=["eurosat"]), records)
+    assert rows[2:] == [
+        "| `assay --help` | 0.20 (0.10 to 0.30) | 3 | 0.25: **reached** |",
+        "| eurosat: first line | 0.60 (0.60 to 0.60) | 2 | 0.5: **missed** |",
+        "| eurosat: first image read | 1.75 (1.00 to 2.50) | 2 | 2: **reached** |",
+        "| eurosat: first image read by the command itself | 4.00 (4.00 to 4.00) | 2 |  |",
+    ]
+    (tmp_path / "opened").write_text("7 1.5\n8 2.25\n")
+    assert read_log(tmp_path / "opened") == {7: 1.5, 8: 2.25}
+    assert read_log(tmp_path / "not there") == {}
 
 
 def test_every_schedule_is_drawn_over_all_its_steps() -> None:
