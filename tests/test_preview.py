@@ -214,6 +214,14 @@ def test_a_plan_without_steps_is_the_default_one(colours: Path) -> None:
     assert found["images"][0] == "plans/images/schedule.png"
 
 
+def test_a_backbone_that_training_is_to_choose_is_estimated_as_the_default_one(colours: Path) -> None:
+    steps = f"steps: [{PROBE}]\nhardware: {{precision: fp32}}\n"
+    Path("plan.yaml").write_text(f"data: {{folder: {colours}}}\nmodel: {{backbone: auto}}\n{steps}")
+    done = invoke("plan.yaml")
+    assert done.exit_code == 0, done.output
+    assert "backbone: auto: training chooses one; the estimates are of tf_efficientnet_lite0\n" in done.stdout
+
+
 def test_the_largest_batch_for_some_memory(tiny_plan: Callable[..., str], many: Path) -> None:
     Path("plan.yaml").write_text(tiny_plan(f"{FIT}}}", data=f"folder: {many}"))
     (step,) = shown("plan.yaml", "--memory", "64GB")["steps"]
