@@ -129,7 +129,9 @@ def test_a_run_says_what_its_metric_costs_in_others(tiny_plan: Callable[..., str
         change = sign * (then["metrics"][name]["value"] - now[name]["value"])
         assert then["gains"][name]["value"] == pytest.approx(change)
     changed = any(abs(gain["value"]) >= 5e-4 for one in prices.values() for gain in one["gains"].values())
-    assert ("What other answers would cost" in (run.folder / "report.html").read_text()) == changed
+    page = (run.folder / "report.html").read_text()
+    assert ("What other answers would cost" in page) == changed
+    assert 'aria-label="balanced accuracy of each baseline and step' in page.lower()  # the first screen
     plain = assay.train(tmp_path / "plan.yaml", run=tmp_path / "plain", overrides=["metric=null"], device="cpu")
     for name, metric in plain.metrics["scores"]["metrics"].items():
         if name in then["metrics"]:
