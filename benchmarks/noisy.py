@@ -77,7 +77,6 @@ HALF: dict[str, tuple[str, Record | None, Record]] = {
     "soft labels, of the half": ("worse", CLEAN | SOFT, {}),
     "soft labels by `wrong`, of the half": ("worse", {**CLEAN, "action": {"soft": "wrong"}}, {}),
     "soft labels by `wrong`, judge on features, of the half": ("worse", {"action": {"soft": "wrong"}}, {}),
-    "soft labels by two rounds, of the half": ("worse", {**CLEAN, "action": "soft", "rounds": 2}, {}),
     "suspects dropped, of the half": ("worse", {**CLEAN, "action": "drop"}, {}),
     "suspects unset, FlexMatch, judge on features, of the half": ("worse", {"action": "unset"}, FLEXMATCH),
     CEILING: ("truth", None, {}),

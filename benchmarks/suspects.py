@@ -41,13 +41,11 @@ WAYS: dict[str, Record] = {
     "at 128": {"size": 128},
     "at 224": {"size": 224},
     "filter: noise_rate": {"filter": "noise_rate"},
-    "filter: both": {"filter": "both"},
     "by: confident_learning": {"by": "confident_learning"},
     "by: neighbours": {"by": "neighbours"},
     "regressions at 128, noise_rate": {"size": 128, "by": "confident_learning", "filter": "noise_rate"},
     "fine-tuned": {"size": 128, "by": "fine_tuned", "filter": "noise_rate", "folds": 4},
     "fine-tuned and features": {"size": 128, "by": "all", "filter": "noise_rate", "folds": 4},
-    "fine-tuned, two rounds": {"size": 128, "by": "fine_tuned", "filter": "noise_rate", "folds": 4, "rounds": 2},
 }
 METRICS = ("precision", "recall", "AP", "AP by wrong", "ECE", "estimated", "true", "agreement", "seconds")
 HEADER = f"| set | labels | way | seeds | {' | '.join(METRICS)} |"

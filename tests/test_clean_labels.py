@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from assay import cli
-from assay.errors import PlanError
+from assay.errors import ModelError, PlanError
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.metrics.intervals import Metric
@@ -329,6 +329,23 @@ def test_weights_that_come_from_these_images_are_refused(carry: Carry, tmp_path:
     assert any("was trained on nothing" in line for line in carry.said)
 
 
+def test_another_backbone_judges_by_its_published_weights(carry: Carry, monkeypatch: pytest.MonkeyPatch) -> None:
+    carry("fit: {size: 32, epochs: 1, batch: 16}", run="before")
+    real, widths = JUDGES["both"], []
+    judge = lambda samples, features, *given, **named: (  # noqa: E731
+        widths.append(features.shape[1]) or real(samples, features, *given, **named)
+    )
+    monkeypatch.setitem(judges.JUDGES, "both", judge)
+    several = "tf_efficientnet_lite0 + tf_efficientnet_lite1"
+    step = CLEAN.replace("}", f", backbone: {several}}}")
+    run = carry(step, PROBE, run="after", model=", init_from: before")  # which learnt from these labels, and judges none
+    assert widths == [2 * 1280]
+    wrong = set(planted().filter("wrong")["image"])
+    assert len(wrong & set(listed(run)["image"])) >= 0.8 * WRONG
+    with pytest.raises(ModelError, match="The nearest names are tf_efficientnet_lite"):
+        carry(CLEAN.replace("}", ", backbone: tf_efficientnet_light1}"), PROBE, run="misspelt")
+
+
 HEAD = "fit: {size: 32, freeze: backbone, start: before}"
 
 
@@ -391,12 +408,11 @@ def test_fits_anew_in_every_fold_judge_and_go_on_after_a_kill(carry: Carry, monk
     assert listed(again).equals(suspects)
 
 
-def test_upper_stages_fine_tuned_on_shared_activations_judge_in_rounds(carry: Carry) -> None:
-    step = "clean_labels: {size: 32, folds: 2, by: all, rounds: 2}"
+def test_upper_stages_fine_tuned_on_shared_activations_judge(carry: Carry) -> None:
+    step = "clean_labels: {size: 32, folds: 2, by: all}"
     run = carry(step, PROBE)
     names = [one["name"] for one in run.metrics["steps"] if one["name"].endswith("fit")]
-    folds = [f"fold-{number}/01-fit" for number in (1, 2)]
-    assert names == [*(f"01-clean_labels/{one}" for one in folds), *(f"01-clean_labels/round-2-{one}" for one in folds)]
+    assert names == [f"01-clean_labels/fold-{number}/01-fit" for number in (1, 2)]
     suspects = listed(run).filter(split="train")
     wrong = set(planted().filter("wrong")["image"])
     assert len(wrong & set(suspects["image"])) >= 0.8 * WRONG
@@ -471,7 +487,6 @@ def test_soft_labels_reach_the_fit_and_a_chance_judge_changes_none(carry: Carry,
     [
         ("{by: both, steps: [probe]}", "drop one of them"),
         ("{by: fine_tuned, steps: [probe]}", "has steps of its own"),
-        ("{rounds: 2}", "is for a judge that is trained"),
         ("{only_if_better: true, by: neighbours}", "compares the two rounds of the judge on features"),
         ("{only_if_better: true, folds: 2}", "three folds or more"),
         (

@@ -68,7 +68,7 @@ def test_flipped_labels_are_found(mixture: Any, filter_by: Any) -> None:
     wrong = (truth != codes)[rows_of(found)]
     assert wrong.mean() > 0.9
     # Off the diagonal stand only images that the probabilities are confident of, so it finds fewer.
-    assert wrong.sum() / (truth != codes).sum() > (0.85 if filter_by == "off_diagonal" else 0.9)
+    assert wrong.sum() / (truth != codes).sum() > 0.9
     right_suggestion = np.array(ONE.classes)[truth[rows_of(found)]] == found.table["suggested"].to_numpy()
     assert right_suggestion.mean() > 0.9
 

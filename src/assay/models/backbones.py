@@ -295,6 +295,13 @@ def require_known(name: str) -> None:
         )
 
 
+def require_all_known(name: str | None) -> None:
+    """Raise ModelError as `require_known` does for any network of `a + b`; None names none."""
+    for part in parts_of(name) if name else ():
+        if part not in CUSTOM_BACKBONES:
+            require_known(part)
+
+
 def _matcher(backbone: nn.Module, *, coarse: bool) -> Any:
     """Return timm's matcher of parameters to stages or, not `coarse`, to blocks; the rest goes to the last one."""
     grouping: Any = getattr(backbone, "group_matcher", None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Required, TypedDict
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from assay.errors import ModelError
@@ -33,6 +33,16 @@ from assay.settings import Settings, Source
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 AUTO = "auto"  # in the place of a backbone: one is chosen by what linear models on the features of each reach
 
+
+def _one_that_is_named(backbone: str) -> str:
+    if backbone == AUTO:
+        raise ValueError(f"backbone: {AUTO} is chosen once a run: set it under model of the plan, or name one here")
+    options_of(backbone, {})
+    return backbone
+
+
+NamedBackbone = Annotated[str, AfterValidator(_one_that_is_named)]
+"""A backbone that a step reads beside that of the plan, by its published weights."""
 
 Flips = Literal["none", "horizontal", "vertical", "both"]
 FLIPS: Mapping[Flips, tuple[tuple[int, ...], ...]] = {
@@ -109,6 +119,15 @@ class ModelSettings(Settings):
             return self
         kept = {name: getattr(self, name) for name in self.model_fields_set - {"candidates"}}
         return ModelSettings(**{**kept, "backbone": backbone})
+
+    def published(self, backbone: str | None) -> ModelSettings:
+        """Return the settings of another backbone by its published weights; without a name, the settings as they are.
+
+        It reads the same stages, and has the same head.
+        """
+        if backbone is None:
+            return self
+        return ModelSettings(backbone=backbone, features=self.features, head=self.head)
 
     def without_weights(self) -> ModelSettings:
         """Return the settings of the same network with random weights."""

@@ -15,13 +15,11 @@ from assay.labels.space import Codes, Head
 from assay.metrics.tallies import ratio
 from assay.repair.wrong_probability import wrong_labels
 
-Filter = Literal["class", "noise_rate", "both", "off_diagonal"]
+Filter = Literal["class", "noise_rate"]
 
 FILTERS: dict[Filter, str] = {
     "class": "prune_by_class",  # of each class the least self-confident, as many as its estimated errors
     "noise_rate": "prune_by_noise_rate",  # of each pair of classes those of largest margin, as many as estimated
-    "both": "both",  # what both of these suspect
-    "off_diagonal": "confident_learning",  # what is counted off the diagonal of the confident joint: done here
 }
 """Names of the filters in a plan -> cleanlab's."""
 
@@ -236,7 +234,7 @@ def _judge(
     joint = compute_confident_joint(labels, scores, thresholds=thresholds)
     counts[np.ix_(classes, classes)] = joint
     wrong = np.zeros(len(labels), np.bool_)
-    if filter_by != "off_diagonal" and len(np.unique(labels)) > 1:  # held-out labels may be of one class alone
+    if len(np.unique(labels)) > 1:  # held-out labels may be of one class alone
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "May not flag all label issues")  # held-out images may lack a class
             wrong = cleanlab_filter.find_label_issues(
@@ -248,7 +246,7 @@ def _judge(
                 n_jobs=1,
             )
         vars(cleanlab_filter).pop("pred_probs_by_class", None)  # a copy of all probabilities that it would keep
-    if filter_by == "off_diagonal" or learnt is not None:  # of one held-out label of a class cleanlab says nothing
+    if learnt is not None:  # of one held-out label of a class cleanlab says nothing
         wrong |= _off_diagonal(labels, scores, thresholds) & (scores.argmax(axis=1) != labels)
     return rows[wrong], classes[scores[wrong].argmax(axis=1)], counts
 

@@ -21,7 +21,8 @@ from assay.labels.split import folds, one_fold_reason
 from assay.labels.subset import labelled
 from assay.messages import formula_note
 from assay.metrics.intervals import Metric, share
-from assay.models.classifier import require_size
+from assay.models.backbones import require_all_known
+from assay.models.classifier import NamedBackbone, require_size
 from assay.models.trained_model import require_unseen, trained_on_mask
 from assay.predictions.inference import Inference
 from assay.predictions.out_of_fold import single_fold_labels, single_fold_notes
@@ -81,14 +82,14 @@ class CleanLabelsSettings(StepSettings):
     )
     size: int = Field(192, ge=16, description="Images are resized to size x size pixels.")
     resize: Resize = Resize()
+    backbone: NamedBackbone | None = Field(
+        None, description="The backbone that judges, a + b: side by side; default: that of the plan."
+    )
     weights: Annotated[str | None, Source("weights", frozenset({"pretrained", "none"}))] = Field(
         None, description="Weights of the judging backbone, as under model; default: those that the plan begins with."
     )
     steps: tuple[StepPlan, ...] = Field(
         (), description="Judge by the model that these make, anew for every fold, instead of on cached features."
-    )
-    rounds: int = Field(
-        1, ge=1, description="Rounds of a judge that is trained: each learns from the labels as the last judged them."
     )
     folds: int = Field(5, ge=2, description="Parts of the images, each judged by what the others teach.")
     neighbours: int = Field(20, ge=1, description="How many of the nearest images are asked.")
@@ -104,8 +105,6 @@ class CleanLabelsSettings(StepSettings):
     )
 
     def require_consistent(self) -> None:
-        if self.rounds > 1 and not self.trains:
-            raise ValueError(f"rounds: {self.rounds} is for a judge that is trained; set by: fine_tuned, or give steps")
         if self.only_if_better and (self.judge not in ("both", "all") or self.folds < 3):
             raise ValueError(
                 "only_if_better compares the two rounds of the judge on features; drop it, or take by: both or all, "
@@ -165,9 +164,7 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
         held = replace(held, subset=held.subset.take(np.zeros(0, np.int64)))
     judges = []
     if steps:
-        judges.append(
-            judge_by_training(steps, samples, fold, held.subset, rounds=settings.rounds, state=state, context=context)
-        )
+        judges.append(judge_by_training(steps, samples, fold, held.subset, state=state, context=context))
     if not steps or (settings.by == "all" and context.processes.is_main_process):
         judges.append(judge_by_features(settings, train, fold, held, state=state, context=context))
     probabilities, of_held = (
@@ -220,18 +217,19 @@ def holds(settings: CleanLabelsSettings, state: State, context: Context) -> list
     others = state.samples.take(np.flatnonzero(~train | (np.cumsum(train) % settings.folds > 0)))
     begun = replace(state, samples=others, model=None)
     steps = _steps_of_judge(settings, state, _with_judging_weights(settings, context))
-    return [StepList(steps, begun, context.for_part("fold-1", 1), settings.folds * settings.rounds)]
+    return [StepList(steps, begun, context.for_part("fold-1", 1), settings.folds)]
 
 
 STEP = Step(
     CleanLabelsSettings,
     run,
     purpose="labels that are probably wrong",
-    report=("size", "by", "weights"),
+    report=("size", "by", "backbone", "weights"),
     edits=lambda settings: settings.action.kind != "flag",
     repairs=True,
     on_every_process=True,
     computes=lambda settings: True,
+    check=lambda settings, space: require_all_known(settings.backbone),
     holds=holds,
 )
 
@@ -320,7 +318,7 @@ def _rows(
 
 def _with_judging_weights(settings: CleanLabelsSettings, context: Context) -> Context:
     """Return the context with the weights that the judge begins with."""
-    model = context.model
+    model = context.model.published(settings.backbone)
     if settings.weights is not None:
         model = model.model_copy(update={"weights": settings.weights, "init_from": None})
     if not settings.trains and model.weights == "none" and model.init_from is None:

@@ -1,4 +1,4 @@
-"""Judges of labels that are trained anew for every fold: by steps of a plan, in one or several rounds."""
+"""Judges of labels that are trained anew for every fold: by steps of a plan."""
 
 from __future__ import annotations
 
@@ -71,64 +71,14 @@ def judge_by_training(
     fold: Ints,
     held: Samples,
     *,
-    rounds: int,
     state: State,
     context: Context,
 ) -> Probabilities:
     """Return probabilities by the models that the steps make of the other folds, for each fold.
 
-    In each round after the first they learn from soft targets: the given labels and the answers of the round before,
-    by the probability that the label is wrong. `held`, labelled images of validation, are judged by the mean over
-    folds. Finished folds are kept after a kill. Raises PlanError where the steps make no model.
+    They learn from the labels as they are. `held`, labelled images of validation, are judged by the mean over folds.
+    Finished folds are kept after a kill. Raises PlanError where the steps make no model.
     """
-    answers = _judge(steps, samples, fold, held, state=replace(state, soft={}), context=context)
-    for number in range(2, rounds + 1):
-        soft: dict[str, Path] = {}
-        if context.processes.is_main_process:  # which alone has judged
-            soft = write_soft_labels(samples, answers.train, fold, context.folder.path / f"soft-{number}", context)
-        soft = context.processes.of_main(soft)
-        taught = replace(state, soft=soft)
-        answers = _judge(steps, samples, fold, held, state=taught, context=context, round_number=number)
-    return answers
-
-
-def write_soft_labels(
-    samples: Samples,
-    probabilities: Floats,
-    fold: Ints,
-    folder: Path,
-    context: Context,
-    *,
-    heads: Collection[str] | None = None,
-    answer: float | Literal["wrong"] = "wrong",
-) -> dict[str, Path]:
-    """Write `soft_labels` into a folder, and return the file of each head.
-
-    None are written of labels that no other fold teaches or that a person decided, nor of a head that is not among
-    `heads`, by default all, or whose judge is no better than chance.
-    """
-    persons, files = persons_cells(Ledger.read(context.ledger).effective()), {}
-    for index, (head, _, codes, of_head) in enumerate(samples.space.each(judgeable(samples, fold), probabilities)):
-        cells = [[(image, head.name, tag) in persons for tag in head.cell_names] for image in samples.ids]
-        given = np.where(head.from_columns(np.array(cells)), -1, codes)
-        rows = np.flatnonzero(head.known(given))
-        if len(rows) and (heads is None or head.name in heads) and beats_chance(head, codes, of_head):
-            files[head.name] = folder / f"{index}.parquet"
-            targets = soft_labels(head, given, of_head, answer=answer)
-            write_soft_targets(files[head.name], head, samples, rows, targets=targets, given=given)
-    return files
-
-
-def _judge(
-    steps: Sequence[StepPlan],
-    samples: Samples,
-    fold: Ints,
-    held: Samples,
-    *,
-    state: State,
-    context: Context,
-    round_number: int = 1,
-) -> Probabilities:
     validation, space = state.samples.part("val"), samples.space
     member = MemberPlan(steps=tuple(_keeping_what_is_taken(step) for step in steps))
     numbers, of_held = count(1), np.zeros((len(held), space.width), np.float32)
@@ -136,10 +86,8 @@ def _judge(
     def predict(train: Samples, left_out: Samples) -> Floats:
         number = next(numbers)
         others = replace(samples, table=pl.concat([train.table, validation.table]))
-        begun = State(others, None, fingerprint(state.key, train.fingerprint()), state.done, state.soft)
-        name = f"fold-{number}" if round_number == 1 else f"round-{round_number}-fold-{number}"
-        part = context.for_part(name, (round_number - 1) * len(np.unique(fold)) + number)
-        folder = train_member(member, begun, part)
+        begun = State(others, None, fingerprint(state.key, train.fingerprint()), state.done)
+        folder = train_member(member, begun, context.for_part(f"fold-{number}", number))
         if not context.processes.is_main_process:
             return np.zeros((len(left_out), space.width), np.float32)  # the main process judges
         if len(held):
@@ -149,6 +97,33 @@ def _judge(
         return next(tta_logits(load_model(folder), context.images, left_out.ids, hardware=inference_hardware(context)))
 
     return Probabilities(out_of_fold_by(samples, fold, predict).probabilities, of_held)
+
+
+def write_soft_labels(
+    samples: Samples,
+    probabilities: Floats,
+    fold: Ints,
+    folder: Path,
+    context: Context,
+    *,
+    heads: Collection[str],
+    answer: float | Literal["wrong"],
+) -> dict[str, Path]:
+    """Write `soft_labels` into a folder, and return the file of each head.
+
+    None are written of labels that no other fold teaches or that a person decided, nor of a head that is not among
+    `heads`, or whose judge is no better than chance.
+    """
+    persons, files = persons_cells(Ledger.read(context.ledger).effective()), {}
+    for index, (head, _, codes, of_head) in enumerate(samples.space.each(judgeable(samples, fold), probabilities)):
+        cells = [[(image, head.name, tag) in persons for tag in head.cell_names] for image in samples.ids]
+        given = np.where(head.from_columns(np.array(cells)), -1, codes)
+        rows = np.flatnonzero(head.known(given))
+        if len(rows) and head.name in heads and beats_chance(head, codes, of_head):
+            files[head.name] = folder / f"{index}.parquet"
+            targets = soft_labels(head, given, of_head, answer=answer)
+            write_soft_targets(files[head.name], head, samples, rows, targets=targets, given=given)
+    return files
 
 
 def _keeping_what_is_taken(step: StepPlan) -> StepPlan:
