@@ -338,7 +338,7 @@ def test_another_backbone_judges_by_its_published_weights(carry: Carry, monkeypa
     monkeypatch.setitem(judges.JUDGES, "both", judge)
     several = "tf_efficientnet_lite0 + tf_efficientnet_lite1"
     step = CLEAN.replace("}", f", backbone: {several}}}")
-    run = carry(step, PROBE, run="after", model=", init_from: before")  # which learnt from these labels, and judges none
+    run = carry(step, PROBE, run="after", model=", init_from: before")  # it knows the labels
     assert widths == [2 * 1280]
     wrong = set(planted().filter("wrong")["image"])
     assert len(wrong & set(listed(run)["image"])) >= 0.8 * WRONG

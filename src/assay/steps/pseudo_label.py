@@ -93,7 +93,7 @@ class PseudoLabelSettings(StepSettings):
                 "step into a repeat with only_if_better, which compares validation metrics"
             )
         if self.backbone is not None and self.teacher != "mixture":
-            raise ValueError("backbone is for a mixture, which is fitted to features; drop it, or take teacher: mixture")
+            raise ValueError("backbone is for a mixture, which takes features; drop it, or set teacher: mixture")
         if self.tta != Flips() and not isinstance(self.keep, Agreement) and self.teacher == "model":
             raise ValueError(f"tta is asked whether they agree, and keep: {self.keep.kind} does not; drop one of them")
 
@@ -286,8 +286,10 @@ def _views(settings: PseudoLabelSettings) -> list[View]:
 
 
 def predicted_images(settings: PseudoLabelSettings, samples: Samples, *, learnt: bool) -> tuple[int, int]:
-    """Return how many images, or views of them, pass through the newest network, and through one of the weights to
-    begin with; `learnt`: the newest knows the labels."""
+    """Return how many images, or views of them, pass through the newest network, and through one of published features.
+
+    `learnt`: the newest knows the labels.
+    """
     train, validation = samples.part("train"), samples.part("val")
     is_mixture, leaves = settings.teacher == "mixture", settings.foreign == "leave"
     asked, views = len(train if is_mixture else partly_unknown(train)), len(_views(settings))
