@@ -40,6 +40,7 @@ WAYS: dict[str, Record] = {
     "default": {},
     "at 128": {"size": 128},
     "at 224": {"size": 224},
+    "two backbones": {"backbone": "tf_efficientnet_lite0 + tf_efficientnet_lite1"},
     "filter: noise_rate": {"filter": "noise_rate"},
     "by: confident_learning": {"by": "confident_learning"},
     "by: neighbours": {"by": "neighbours"},

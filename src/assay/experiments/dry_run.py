@@ -253,22 +253,20 @@ class _Estimator:
         size: Any = input_of(settings.steps, context) if trained else self.model
         if kind == "probe" or (judges and not trained):
             size = settings
-        reads = replace(context, model=context.model.published(getattr(settings, "backbone", None)))
-        classifier = bare_classifier(state, reads, size=size.size)
+        if judges:
+            context = replace(context, model=context.model.published(settings.backbone))
+        classifier = bare_classifier(state, context, size=size.size)
         require_size(classifier, size.size)
-        seconds = seconds_an_image(inference_for(classifier, size, reads), self.samples.names)
+        seconds = seconds_an_image(inference_for(classifier, size, context), self.samples.names)
         if isinstance(settings, ProbeSettings) and settings.images is not None:
             train = train.take(np.arange(min(settings.images, len(train))))
-        if trained:
-            return replace(estimate, seconds=seconds * len(train))
-        if kind == "pseudo_label":
-            by_newest, by_first = predicted_images(settings, state.samples, learnt=self.backbone != PRETRAINED)
-            newest = bare_classifier(state, context, size=size.size)
-            of_newest = seconds_an_image(inference_for(newest, size, context), self.samples.names)
-            return replace(estimate, seconds=of_newest * by_newest + seconds * by_first)
+        if kind == "pseudo_label" or trained:
+            learnt = self.backbone != PRETRAINED
+            images = len(train) if judges else predicted_images(settings, state.samples, learnt=learnt)
+            return replace(estimate, seconds=seconds * images)
         parts = [("", train), ("", validation)]
         backbone = (settings.weights or PRETRAINED) if judges else self.backbone
-        seconds *= self._uncomputed(f"{backbone} ", size, reads, parts)
+        seconds *= self._uncomputed(f"{backbone} ", size, context, parts)
         if kind != "rebalance_head":
             seconds += solver_seconds(train.space, train.codes(), train.weights(), width=classifier.feature_count)
         if kind == "probe":

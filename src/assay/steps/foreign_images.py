@@ -46,7 +46,7 @@ def foreign_images(
         for part, rows in ((train, np.flatnonzero(given)), (validation, np.arange(len(validation))))
     )
     known, of_validation = (unit_features(network_features(networks, part, context)) for part in (examples, held))
-    unseen = not all(has_learnt(start, state, context) for start in ("previous", "pretrained"))
+    unseen = not all(_has_learnt(start, state, context) for start in ("previous", "pretrained"))
     far = foreign(unit_features(features), known, of_validation, unseen=unseen)
     if far is None:
         return marked, ("too few labelled images to tell which unlabelled ones are unlike the labelled ones",)
@@ -105,11 +105,8 @@ def unseen_networks(model: Model, state: State, context: Context) -> Networks | 
 
     Only by features that no label has taught is an image with a label as near to others as one without.
     """
-    return first_networks(model, state, context) if has_learnt("previous", state, context) else None
-
-
-def first_networks(model: Model, state: State, context: Context) -> Networks:
-    """Return what the plan begins with, for images as a model takes them."""
+    if not _has_learnt("previous", state, context):
+        return None
     first = model.networks[0]
     return [(bare_classifier(state, context, size=first.size), first)]
 
@@ -124,7 +121,7 @@ def network_features(networks: Networks, samples: Samples, context: Context, vie
     return parts
 
 
-def has_learnt(start: str, state: State, context: Context) -> bool:
+def _has_learnt(start: str, state: State, context: Context) -> bool:
     """Return whether the features of the model so far (`previous`), or of the weights to begin with, know labels."""
     backbone, _ = trained_before(start, state, context)
     return bool(trained_on_mask(backbone, labelled(state.samples.part("train"))).any())

@@ -19,8 +19,7 @@ from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.labels.subset import partly_unknown
 from assay.metrics.metrics import probabilities_of
-from assay.models.backbones import feature_widths, require_all_known
-from assay.models.classifier import NamedBackbone
+from assay.models.backbones import feature_widths
 from assay.models.ensemble import Model, load_model
 from assay.predictions.inference import PLAIN, View
 from assay.predictions.tta import Flips, TTASettings, tta_views
@@ -40,11 +39,10 @@ from assay.steps.base import Context, State, Step, StepResult, StepSettings
 from assay.steps.foreign_images import (
     MOST_COMPARED,
     Networks,
-    first_networks,
     foreign_images,
-    has_learnt,
     network_features,
     networks_of,
+    unseen_networks,
 )
 from assay.steps.soft_targets import soft_targets, write_soft_targets
 from assay.steps.start import heads_named
@@ -67,11 +65,6 @@ class PseudoLabelSettings(StepSettings):
         "to its features of labelled and unlabelled images together, and to those of the weights that the plan begins "
         "with where its own have learnt from the labels; for multi-class heads.",
     )
-    backbone: NamedBackbone | None = Field(
-        None,
-        description="Whose published features a mixture takes, and foreign images are told by, a + b: side by side; "
-        "default: those of the plan.",
-    )
     foreign: Foreign = "leave"
     keep: Keep = Field(Confidence(), description="Which of the answers become labels.")
     soft: bool = Field(False, description="Let a fit follow the probabilities themselves, not the class alone.")
@@ -92,15 +85,12 @@ class PseudoLabelSettings(StepSettings):
                 "only_if_better compares a mixture with a linear model; drop it, take teacher: mixture, or put the "
                 "step into a repeat with only_if_better, which compares validation metrics"
             )
-        if self.backbone is not None and self.teacher != "mixture":
-            raise ValueError("backbone is for a mixture, which takes features; drop it, or set teacher: mixture")
         if self.tta != Flips() and not isinstance(self.keep, Agreement) and self.teacher == "model":
             raise ValueError(f"tta is asked whether they agree, and keep: {self.keep.kind} does not; drop one of them")
 
 
 def check(settings: PseudoLabelSettings, space: LabelSpace) -> None:
-    """Raise PlanError for a head that is not in the data and a mixture of tags, ModelError for an unknown backbone."""
-    require_all_known(settings.backbone)
+    """Raise PlanError for a head that is not in the data, and for a mixture of tags."""
     for _, head, _ in heads_named(space, settings.heads, step="pseudo_label"):
         if settings.teacher == "mixture" and not head.multiclass:
             raise PlanError(
@@ -190,8 +180,8 @@ class _Features:
 class _Answers:
     """What a model gives of training images: by view probabilities (N, W), NaN where not asked, and which are foreign.
 
-    Features are kept where a mixture is to be fitted to them: those of the model where they have learnt from labels,
-    and those that no label has taught, which alone tell what labels held out are worth; else both are the latter.
+    Features are kept where a mixture is to be fitted to them; those that no label has taught are the same, unless the
+    model's have learnt from labels: only they tell what labels held out are worth.
     """
 
     by_view: list[Floats]
@@ -213,26 +203,26 @@ def _answers(
         return replace(answers, by_view=[np.full((len(train), space.width), np.nan, np.float32)])
     model, asked = load_model(state.model), np.flatnonzero(unknown | given if mixture else unknown)
     networks, images = networks_of(model), train.take(asked)
-    first = replace(context, model=context.model.published(settings.backbone))
-    learnt = has_learnt("previous", state, context)
-    published = first_networks(model, state, first) if learnt or settings.backbone else None
+    published = unseen_networks(model, state, context)
     total, total_unseen = (np.zeros((1, 1), np.float32) for _ in range(2))
     for number, view in enumerate(views := _views(settings)):
         of_view = unseen = network_features(networks, images, context, view)
         compares = number == 0 and settings.foreign == "leave"
         if published is not None and (mixture or compares):
-            unseen = network_features(published, images, first, view)
+            unseen = network_features(published, images, context, view)
         if compares:
-            marked, notes = foreign_images(published or networks, unseen, asked, given, state=state, context=first)
+            marked, notes = foreign_images(published or networks, unseen, asked, given, state=state, context=context)
             answers = replace(answers, foreign=marked, notes=notes)
         answers.by_view.append(np.full((len(train), space.width), np.nan, np.float32))
         answers.by_view[-1][asked] = probabilities_of(space, model.logits(_raw(model, of_view)))
         if mixture:
-            total_unseen = total_unseen + np.concatenate(unseen, axis=1)
-            total = total + np.concatenate(of_view, axis=1) if learnt else total_unseen
+            total = total + np.concatenate(of_view, axis=1)
+            total_unseen = total if published is None else total_unseen + np.concatenate(unseen, axis=1)
     if mixture:
-        unseen_features = _mean_features(published or networks, total_unseen, len(views), asked, len(train))
-        features = _mean_features(networks, total, len(views), asked, len(train)) if learnt else unseen_features
+        features = _mean_features(networks, total, len(views), asked, len(train))
+        if published is None:
+            return replace(answers, features=features, unseen=features)
+        unseen_features = _mean_features(published, total_unseen, len(views), asked, len(train))
         answers = replace(answers, features=features, unseen=unseen_features)
     return answers
 
@@ -285,19 +275,14 @@ def _views(settings: PseudoLabelSettings) -> list[View]:
     return [PLAIN, *(view for view in others if view != PLAIN)]
 
 
-def predicted_images(settings: PseudoLabelSettings, samples: Samples, *, learnt: bool) -> tuple[int, int]:
-    """Return how many images, or views of them, pass through the newest network, and through one of published features.
-
-    `learnt`: the newest knows the labels.
-    """
+def predicted_images(settings: PseudoLabelSettings, samples: Samples, *, learnt: bool) -> int:
+    """Return how many images, or views of them, pass through a network; `learnt`: the newest knows the labels."""
     train, validation = samples.part("train"), samples.part("val")
     is_mixture, leaves = settings.teacher == "mixture", settings.foreign == "leave"
     asked, views = len(train if is_mixture else partly_unknown(train)), len(_views(settings))
     compared = [int(train.labelled().sum()), len(validation)] if leaves else []
-    unseen = (views if is_mixture else int(leaves)) * asked
-    others = sum(min(count, MOST_COMPARED) for count in compared)
-    by_first = unseen + others if learnt or settings.backbone else 0
-    return views * asked + (0 if by_first else others), by_first
+    unseen = (views if is_mixture else int(leaves)) * asked if learnt else 0
+    return views * asked + unseen + sum(min(count, MOST_COMPARED) for count in compared)
 
 
 def _details(chosen: PseudoLabels, changes: Changes, unknown: int, context: Context) -> dict[str, object]:
