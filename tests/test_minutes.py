@@ -212,7 +212,10 @@ def test_no_length_of_time_is_refused_in_python_too(minutes: Any, tmp_path: Path
     ("options", "expected"),
     [
         (["--set", "minutes=0"], "--set minutes=0: minutes is 0; it must be greater than 0."),
-        (["--metric", "accurac"], 'metric is "accurac"; it must be'),
+        (["--metric", "accurac"], "assay: --metric accurac: is none of accuracy, balanced_accuracy, "),
+        (["--metric", "accurac"], "mean_average_precision, nll. Did you mean 'accuracy'?\n"),
+        (["--metric", ""], "--metric : is none of accuracy, "),
+        (["--set", "metric=accurac"], '--set metric=accurac: metric is "accurac"; it must be'),
         (["--metric", "mean_average_precision"], "mean_average_precision: the labels of this data do not define it"),
     ],
 )

@@ -354,6 +354,8 @@ def test_what_would_stop_the_run_is_refused(tiny_plan: Callable[..., str], colou
     [
         (("nowhere",), "nowhere"),
         (("plan.yaml", "--memory", "lots"), "--memory lots: is no amount"),
+        (("plan.yaml", "--metric", "macro_f2"), "--metric macro_f2: is none of accuracy, "),
+        (("plan.yaml", "--metric", "macro_f2"), "Did you mean 'macro_f1'?"),
         (("plan.yaml", "--set", "steps.0.probe.epochs=3"), "epochs"),
         (("plan.yaml", "--recipe", "nothing"), "nothing"),
     ],

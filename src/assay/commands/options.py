@@ -7,7 +7,7 @@ import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -108,8 +108,16 @@ def elsewhere(
 
 
 def metric_change(metric: str | None) -> list[str]:
-    """Return the change of a plan that is to be best at a metric; none without one."""
-    return [] if metric is None else [f"metric={metric}"]
+    """Return the change of a plan that is to be best at a metric; none without. Raises PlanError for no such one."""
+    if metric is None:
+        return []
+    from assay.messages import nearest
+    from assay.metrics.metrics import PlanMetric
+
+    known = get_args(PlanMetric)
+    if metric not in known:
+        raise PlanError(f"--metric {metric}: is none of {', '.join(known)}. {nearest(metric, known)}".rstrip())
+    return [f"metric={metric}"]
 
 
 def repairs_change(no_repairs: bool) -> list[str]:

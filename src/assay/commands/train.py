@@ -60,11 +60,11 @@ def train(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Train a classifier, or continue where the same command was stopped."""
     started, folder = time.monotonic(), run or default_run(source)
-    changes = [*audit_change(audit), *metric_change(metric), *repairs_change(no_repairs), *(changes or ())]
     alone = "train --executor ray" if executor == "ray" else ""
     with command(as_json, run=folder, stopped=GOES_ON, until=stop_at, alone=alone, reading=source) as out:
         require_source(source)
-        changes += minutes_change(minutes)
+        given = (*metric_change(metric), *repairs_change(no_repairs), *(changes or ()), *minutes_change(minutes))
+        changes = [*audit_change(audit), *given]
         on_ray = require_ray(executor, workers, otherwise=f"start the processes by {TORCHRUN}")
         if on_ray and workers is None:
             raise RunError("--executor ray: how many processes train together is part of a run. Say it: --workers 2")
