@@ -118,10 +118,14 @@ def test_enough_unlabelled_images_are_labelled_if_that_betters_validation(unlabe
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"labelled": 80, "per_class": 8.0}, "and 8 labelled images a class are few: .* where held-out labels show"),
-        ({"labelled": 80, "per_class": 8.0, "smoothed": False}, "a model labels them, and is kept where validation"),
+        (
+            {"labelled": 80, "per_class": 8.0},
+            "and about 8 labelled ones a class are few: .* where held-out labels show",
+        ),
+        ({"labelled": 80, "per_class": 8.0, "smoothed": False}, "a model labels them, and a second one learns from"),
         ({"labelled": 900}, "^90 training images have no label: a model labels them"),
-        ({"labelled": 901}, "too few, beside 901 with one"),
+        ({"labelled": 901}, "too few, beside 901 with one, .*; no model learns from them"),
+        ({"labelled": 901, "unlabelled": 1}, "^1 training image has no label: too few"),
         ({"labelled": 80, "repairs": False}, None),
         ({"labelled": 80, "unlabelled": 0}, None),
     ],
@@ -155,7 +159,11 @@ def with_classes(**counts: list[int]) -> Samples:
         ({"kind": [60, 30, 20]}, "nll", None),
         ({"kind": [59, 30, 20]}, None, None),
         ({"kind": [60, 30, 0]}, None, None),  # what is not there cannot be learnt
-        ({"kind": [60, 30], "colour": [8, 1, 0]}, None, "8 training images of 'a', 1 of 'b'"),
+        (
+            {"kind": [60, 30], "colour": [8, 1, 0]},
+            None,
+            "^classes of 'colour' are .*8 training images of 'a', 1 of 'b'",
+        ),
         ({"kind": [60, 0]}, None, None),
         ({"kind": [0, 0], "colour": [1, 1]}, None, None),
     ],

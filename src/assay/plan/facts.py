@@ -73,12 +73,16 @@ def about_unlabelled(facts: Facts) -> str | None:
     if not (facts.repairs and facts.unlabelled):
         return None
     count = f"{facts.unlabelled:,} training images have no label"
+    if facts.unlabelled == 1:
+        count = "1 training image has no label"
     if facts.lacks_labels:
-        each = f"{facts.per_class:.0f} labelled images a class are few: all images may show the classes better"
-        return f"{count}, and {each}; Gaussians of the classes label them where held-out labels show that it helps"
+        return (
+            f"{count}, and about {facts.per_class:.0f} labelled ones a class are few: Gaussians of the classes, fitted "
+            "to all images, label them where held-out labels show that it helps"
+        )
     if facts.has_unlabelled:
-        return f"{count}: a model labels them, and is kept where validation gains by learning from these"
-    return f"{count}: too few, beside {facts.labelled:,} with one, to repay another training"
+        return f"{count}: a model labels them, and a second one learns from these too, kept if validation improves"
+    return f"{count}: too few, beside {facts.labelled:,} with one, to repay another training; no model learns from them"
 
 
 def about_imbalance(samples: Samples, metric: PlanMetric | None, *, repairs: bool = True) -> str | None:
@@ -87,18 +91,20 @@ def about_imbalance(samples: Samples, metric: PlanMetric | None, *, repairs: boo
     Of several heads of classes it is the most imbalanced one. A class without any training image does not count.
     """
     train = samples.part("train")
+    heads = [head for head in train.space if head.multiclass]
     by_head = [
         sorted((count, name) for count, name in zip(train.counts(head).tolist(), head.classes, strict=True) if count)
-        for head in train.space
-        if head.multiclass
+        for head in heads
     ]
     ratios = [counts[-1][0] / counts[0][0] if counts else 0.0 for counts in by_head]
     if not repairs or metric not in (None, "accuracy") or max(ratios, default=0.0) < IMBALANCED:
         return None
-    (fewest, rare), *_, (most, frequent) = by_head[int(np.argmax(ratios))]
+    worst = int(np.argmax(ratios))
+    (fewest, rare), *_, (most, frequent) = by_head[worst]
+    classes = "classes" if len(train.space) == 1 else f"classes of {quoted([heads[worst].name])}"
     return (
-        f"classes are imbalanced: {most:,} training images of {quoted([frequent])}, {fewest:,} of {quoted([rare])}; "
-        "accuracy counts every image alike, `--metric balanced_accuracy` every class"
+        f"{classes} are imbalanced: {most:,} training images of {quoted([frequent])}, {fewest:,} of {quoted([rare])}; "
+        "accuracy counts every image alike, and `--metric balanced_accuracy` every class alike"
     )
 
 
