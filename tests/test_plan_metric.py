@@ -54,7 +54,7 @@ def test_where_rare_classes_count_they_weigh_more_and_answers_assume_equal_frequ
     assert fit == {"class_weights": "sqrt_inverse", "prior": "uniform", "monitor": "balanced_accuracy"}
     assert repeat["steps"][1]["fit"] == {"epochs": 3, **fit}
     assert thresholds == {"metric": "balanced_accuracy"}
-    assert lines[1].startswith("  metric balanced_accuracy: fit has class_weights: ")
+    assert lines[1].startswith("metric balanced_accuracy: fit has class_weights: ")
     assert len(lines) == 3  # once for both fits
 
 

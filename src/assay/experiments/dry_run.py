@@ -27,7 +27,7 @@ from assay.labels.samples import Samples
 from assay.labels.subset import partly_unknown, without
 from assay.models.classifier import build_classifier, require_size
 from assay.models.layers import Layer, layers
-from assay.plan.facts import LOOKED_AT, about_size
+from assay.plan.facts import LOOKED_AT
 from assay.plan.plan import LoadedPlan, Plan
 from assay.plan.stages import DEFAULT_SIZE
 from assay.predictions.image_rows import BATCH
@@ -105,6 +105,7 @@ class DryRun:
     """What a plan will do."""
 
     steps: tuple[StepEstimate, ...]
+    reasons: tuple[str, ...]  # why the steps are these
     counts: Mapping[str, int]  # images by part
     preparing: float  # seconds of reading and decoding
     layers: tuple[Layer, ...]
@@ -118,6 +119,7 @@ class DryRun:
     def to_json(self) -> dict[str, Any]:
         return {
             "steps": [step.to_json() for step in self.steps],
+            "reasons": list(self.reasons),
             "counts": dict(self.counts),
             "preparing seconds": round(self.preparing, 1),
             "seconds": round(self.seconds, 1),
@@ -155,8 +157,8 @@ def dry_run(
             begun = prepare_run(loaded, Path(scratch), subset=sample, **about)
         decoding = (time.perf_counter() - read_at[-1]) * len(begun.samples) / len(begun.decoded)
         plan, context = begun.plan, begun.context
-        for line in about_size(begun.choice.facts) if begun.choice is not None else ():
-            progress.line(line)
+        for reason in begun.reasons:
+            progress.line(f"  {reason}")
         progress.line(f"timing a step of every network for {len(begun.samples):,} images")
         size, resize = first_input_size(plan.steps, context.base) or DEFAULT
         estimator = _Estimator(begun.samples, f"{size} {resize}", decoding, memory)
@@ -171,7 +173,7 @@ def dry_run(
             write_sheet(out / name, rows)
     counts = {part: len(begun.samples.part(part)) for part in ("train", "val", "test")}
     preparing, sheets = read_at[-1] - began + decoding, tuple(out / name for name in estimator.sheets)
-    return DryRun(steps, counts, preparing, tuple(network), sheets)
+    return DryRun(steps, begun.reasons, counts, preparing, tuple(network), sheets)
 
 
 class _Estimator:

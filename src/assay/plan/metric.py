@@ -109,7 +109,7 @@ def by_metric(plan: Plan, space: LabelSpace) -> tuple[Plan, list[str]]:
         return step.model_copy(update={"settings": settings.model_copy(update=decided)})
 
     steps = tuple(decide(step) for step in plan.steps)
-    text = f"  metric {plan.metric}: "
+    text = f"metric {plan.metric}: "
     return plan.model_copy(update={"steps": steps}), [text + line for line in dict.fromkeys(lines)]
 
 

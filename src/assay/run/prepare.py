@@ -24,7 +24,6 @@ from assay.labels.ledger import Ledger
 from assay.labels.left_out import require_all
 from assay.labels.readers.read import audit_folder, read, resolve_paths
 from assay.labels.samples import Samples
-from assay.labels.space import LabelSpace
 from assay.labels.subset import without
 from assay.models.classifier import AUTO
 from assay.models.trained_model import count_trained_on
@@ -66,6 +65,7 @@ class PreparedRun:
     state: State
     context: Context
     choice: StepChoice | None = None  # of a plan that names no steps
+    reasons: tuple[str, ...] = ()  # why its steps are these, as far as they are chosen or decided by its metric
     backbones: BackboneChoice | None = None  # of a plan whose backbone is `auto`
 
 
@@ -125,21 +125,23 @@ def prepare_run(
         with together.main_process_first():  # the others read what it notes
             chosen = choose_backbone(Work(*first, loaded.plan.minutes), corrected, context)
         loaded = with_backbone(loaded, str(chosen["chosen"]))
-    choice = None
+    choice, reasons = None, tuple[str, ...]()
     if not loaded.plan.steps:
         with together.main_process_first():  # the others read what it notes
             notes = _notes_in_time(loaded.plan, corrected, cache, run, progress) if subset is None else ()
         samples, corrected = (replace(one, notes=(*one.notes, *notes)) for one in (samples, corrected))
-        choice = _choice_of_steps(loaded, corrected, cache, folder, progress)
+        choice, reasons = _choice_of_steps(loaded, corrected, cache, folder)
         loaded = _fill_levels(complete(loaded, _usual_steps(choice.facts, loaded.plan.minutes)))
-    loaded = _with_metric(loaded, samples.space, progress)
-    plan = anchored(loaded)
+    decided, lines = by_metric(loaded.plan, samples.space)
+    reasons += tuple(lines)
+    for reason in reasons:
+        progress.line(f"  {reason}")
+    plan = anchored(replace(loaded, plan=decided))
     parts = [corrected.fingerprint(), content_json(plan.model, loaded.base, folder), str(plan.seed)]
     key = fingerprint(*parts, *(["streamed"] if isinstance(cache, StreamedImages) else []))  # in another order
     context = replace(context, model=plan.model, as_read=samples)
-    return PreparedRun(
-        plan, samples, _those_of(samples, some), ledger, State(corrected, None, key), context, choice, chosen
-    )
+    state, decoded = State(corrected, None, key), _those_of(samples, some)
+    return PreparedRun(plan, samples, decoded, ledger, state, context, choice, reasons, chosen)
 
 
 def _read_samples(loaded: LoadedPlan, progress: Progress) -> tuple[LoadedPlan, Samples]:
@@ -264,30 +266,28 @@ def _notes_in_time(plan: Plan, samples: Samples, cache: Cache, run: RunFolder, p
 
 
 def _choice_of_steps(
-    loaded: LoadedPlan, samples: Samples, cache: Cache, folder: Path, progress: Progress
-) -> StepChoice:
-    """Return how steps are chosen that suit the data."""
+    loaded: LoadedPlan, samples: Samples, cache: Cache, folder: Path
+) -> tuple[StepChoice, tuple[str, ...]]:
+    """Return how steps are chosen that suit the data, and a line for each reason."""
     train = [name for name in samples.part("train").names[:LOOKED_AT] if name in cache.rows]
     flip, why = choose_flips(cache, train)
-    progress.line(f"  no steps are given: flip is {flip} ({why})")
     before = trained_on_at_start(loaded.plan.model, loaded.base, folder)
     pretrained = count_trained_on(before, samples.part("train")) > 0
-    if pretrained:
-        progress.line("  no labels are judged: the weights to begin with were trained on some of these images")
     metric, repairs = loaded.plan.metric is not None, loaded.plan.repairs
     facts = facts_of(samples, flip=flip, pretrained=pretrained, metric=metric, repairs=repairs, side=cache.side)
-    for line in about_size(facts):
-        progress.line(f"  {line}")
-    if (unlabelled := about_unlabelled(facts)) is not None:
-        progress.line(f"  {unlabelled}")
-    if (imbalance := about_imbalance(samples, loaded.plan.metric, repairs=repairs)) is not None:
-        progress.line(f"  {imbalance}")
+    reasons = (
+        f"no steps are given, so they are chosen; flip is {flip} ({why})",
+        "no labels are judged: the weights to begin with were trained on some of these images" if pretrained else None,
+        *about_size(facts),
+        about_unlabelled(facts),
+        about_imbalance(samples, loaded.plan.metric, repairs=repairs),
+    )
 
     def plan_with(steps: Sequence[Mapping[str, Any]]) -> Plan:
         filled = _fill_levels(complete(loaded, steps, unfinished=True))
         return anchored(replace(filled, plan=by_metric(filled.plan, samples.space)[0]))
 
-    return StepChoice(facts, plan_with)
+    return StepChoice(facts, plan_with), tuple(reason for reason in reasons if reason)
 
 
 def _usual_steps(facts: Facts, minutes: float | None) -> list[Mapping[str, Any]]:
@@ -295,14 +295,6 @@ def _usual_steps(facts: Facts, minutes: float | None) -> list[Mapping[str, Any]]
     speeds = Speeds.of_forward()
     stages = default_stages(facts, speeds) if minutes is None else budgeted_stages(facts, speeds, 60 * minutes)
     return [stage.step for stage in stages]
-
-
-def _with_metric(loaded: LoadedPlan, space: LabelSpace, progress: Progress) -> LoadedPlan:
-    """Return the plan with what its metric decides of steps that do not say."""
-    plan, lines = by_metric(loaded.plan, space)
-    for line in lines:
-        progress.line(line)
-    return replace(loaded, plan=plan)
 
 
 MIXED = "mixed precision"
