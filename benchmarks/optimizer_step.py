@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -74,7 +75,10 @@ def profile(fit: PreparedFit, *, steps: int, profiled: int) -> Record:
     task, config, machine = fit.task, fit.config, fit.machine
     state, logits = FitState.of(len(task.objective.losses)), EpochLogits.empty(len(task.source.ids), config.width)
     average, seconds = Average(task.network, config.ema or 0.99), Counter[str]()
-    rows = [part for epoch in range(config.epochs) for part in split_batches(task.order.rows(epoch), config.step_size)]
+    batches = (
+        part for epoch in range(config.epochs) for part in split_batches(task.order.rows(epoch), config.step_size)
+    )
+    numbered = enumerate(batches)
     parts = {
         "backward pass": (machine, "backward"),
         "images: gathered, augmented, labels": (task.source, "batch"),
@@ -88,13 +92,11 @@ def profile(fit: PreparedFit, *, steps: int, profiled: int) -> Record:
 
     def take(count: int) -> float:
         began = time.process_time()
-        for _ in range(count):
-            optimizer_step(task, config, state, machine, task.network, rows[take.number], logits)
-            average.update(task.network, take.number)
-            take.number += 1
+        for number, rows in islice(numbered, count):
+            optimizer_step(task, config, state, machine, task.network, rows, logits)
+            average.update(task.network, number)
         return time.process_time() - began
 
-    take.number = 0
     take(WARM)
     seconds.clear()
     whole = take(steps) - seconds[AVERAGE]  # which belongs to the loop

@@ -28,7 +28,7 @@ Faults = Mapping[str, float]
 class Study:
     """A plan on a set with planted faults, and `alternatives` to ask about in place of its repairs.
 
-    steps: of the plan, from `steps:` on, or with the model before them. most_seeds: where each takes long.
+    plan: all of it but its data. most_seeds: where each takes long.
     """
 
     data: str

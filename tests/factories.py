@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,7 @@ import polars as pl
 import torch
 from PIL import Image
 from torch import Tensor
+from typer.testing import Result
 
 from assay.arrays import Reals
 from assay.labels.readers.read import DataSettings, read_whole
@@ -20,6 +23,13 @@ from assay.labels.space import Codes, Head, LabelSpace
 from assay.metrics.metrics import Thresholds, stream
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
+
+
+def printed_json(done: Result) -> dict[str, Any]:
+    """Return the JSON object that a command printed, which it must have ended well with."""
+    assert done.exit_code == 0, done.output
+    record: dict[str, Any] = json.loads(done.stdout)
+    return record
 
 
 SMALL = "test_efficientnet"

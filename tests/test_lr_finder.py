@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from assay.experiments import lr_finder
 from assay.experiments.lr_finder import Bounds, RangeTest, smoothed, suggest
 from assay.files import StepName
 from assay.steps.fit_settings import FitSettings
+from factories import printed_json
 
 PROBE = "probe: {size: 32}"
 FIT = "fit: {size: 32, epochs: 1, batch: 8, lr: 3e-3"
@@ -38,10 +38,7 @@ def invoke(*arguments: str) -> Result:
 
 
 def run_json(*arguments: str) -> dict[str, Any]:
-    done = invoke(*arguments, "--json")
-    assert done.exit_code == 0, done.output
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    return printed_json(invoke(*arguments, "--json"))
 
 
 # What is suggested

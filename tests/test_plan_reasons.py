@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from typer.testing import CliRunner, Result
 import assay
 from assay import cli
 from assay.progress import GivenUpError, Lines
-from factories import write_images
+from factories import printed_json, write_images
 
 
 def invoke(*arguments: str) -> Result:
@@ -20,10 +19,7 @@ def invoke(*arguments: str) -> Result:
 
 
 def shown(*arguments: str) -> dict[str, Any]:
-    done = invoke(*arguments, "--json")
-    assert done.exit_code == 0, done.output
-    record: dict[str, Any] = json.loads(done.stdout)
-    return record
+    return printed_json(invoke(*arguments, "--json"))
 
 
 class UpToSteps(Lines):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from assay.images.contact_sheet import GAP
 from assay.images.streamed import prepare_images
 from assay.steps import STEPS
 from assay.training.sources import ImageSource
-from factories import write_images
+from factories import printed_json, write_images
 
 PROBE = "probe: {size: 32}"
 FIT = "fit: {size: 32, epochs: 3, batch: 8, lr: 1e-2"
@@ -41,10 +40,7 @@ def invoke(*arguments: str) -> Result:
 
 
 def shown(*arguments: str) -> dict[str, Any]:
-    done = invoke(*arguments, "--json")
-    assert done.exit_code == 0, done.output
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return printed_json(invoke(*arguments, "--json"))
 
 
 def refused(done: Result, *said: str) -> None:

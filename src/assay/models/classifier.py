@@ -34,14 +34,19 @@ DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 AUTO = "auto"  # in the place of a backbone: one is chosen by what linear models on the features of each reach
 
 
-def _one_that_is_named(backbone: str) -> str:
+def require_named(backbone: str) -> None:
+    """Raise ValueError for `auto` in a part of a run: it is chosen for all of it."""
     if backbone == AUTO:
         raise ValueError(f"backbone: {AUTO} is chosen once a run: set it under model of the plan, or name one here")
+
+
+def _without_options(backbone: str) -> str:
+    require_named(backbone)
     options_of(backbone, {})
     return backbone
 
 
-NamedBackbone = Annotated[str, AfterValidator(_one_that_is_named)]
+NamedBackbone = Annotated[str, AfterValidator(_without_options)]
 """A backbone that a step reads beside that of the plan, by its published weights."""
 
 Flips = Literal["none", "horizontal", "vertical", "both"]

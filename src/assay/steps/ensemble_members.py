@@ -22,7 +22,7 @@ from assay.labels.split import folds as folds_of_samples
 from assay.labels.subset import compare_samples, compare_spaces, labelled
 from assay.messages import quoted
 from assay.metrics.metrics import gains, overall, to_json
-from assay.models.classifier import AUTO, ModelSettings
+from assay.models.classifier import ModelSettings, require_named
 from assay.models.combiners import MeanOf, mean_prediction
 from assay.models.ensemble import Member, Model, input_size, member_of
 from assay.predictions.predict import Predictions, score_predictions
@@ -49,8 +49,8 @@ class MemberPlan(Settings):
             raise ValueError(f"a member has steps, run or step; {' and '.join(given) or 'none'} is given")
         if self.model is not None and not self.steps:
             raise ValueError(f"model is for a member that is trained here; {given[0]} has a model already")
-        if self.model is not None and self.model.backbone == AUTO:
-            raise ValueError(f"backbone: {AUTO} is chosen once a run: set it under model of the plan, or name one here")
+        if self.model is not None:
+            require_named(self.model.backbone)
         if (kind := kind_that_changes_labels(self)) is not None:
             raise ValueError(f"{kind} changes labels, and members only learn from them; put it before this step")
 
