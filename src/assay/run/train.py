@@ -226,7 +226,7 @@ def _data_lines(
         part = samples.part(name)
         if len(part):
             unlabelled = len(part) - int(part.labelled().sum())
-            yield f"{name}: {len(part)} images" + (f", {unlabelled} without a label" if unlabelled else "")
+            yield f"{name}: {len(part):,} images" + (f", {unlabelled:,} without a label" if unlabelled else "")
     for table in split_tables(frequencies):
         yield from plain_lines(table)
     yield from (f"note: {note}" for note in samples.notes)
