@@ -194,6 +194,22 @@ def test_without_a_network_what_is_missing_and_what_to_do_are_named(hub: Hub, tm
         chosen(tmp_path / "none")
 
 
+def test_a_command_without_a_network_takes_what_is_here_or_says_what_to_do(
+    hub: Hub, plan: Path, tmp_path: Path
+) -> None:
+    hub.reachable, hub.cached = False, {NAMES[1]}
+    command = ["train", str(plan), "--device", "cpu", "--run"]
+    result = CliRunner().invoke(cli.app, [*command, str(tmp_path / "run")])
+    assert result.exit_code == 0, result.stderr
+    assert f"left out: {NAMES[0]}: not to be had here (no route)" in result.output
+    assert load(tmp_path / "run/plan.yaml").plan.model.backbone == NAMES[1]
+    hub.cached = set()
+    result = CliRunner().invoke(cli.app, [*command, str(tmp_path / "none")])
+    assert result.exit_code == 2
+    assert "HF_HUB_CACHE" in result.stderr
+    assert not RunFolder(tmp_path / "none").metrics.exists()
+
+
 @pytest.mark.parametrize(("images", "minutes", "why"), [(40, 0.5, "a tenth of the minutes"), (9, None, "9 labelled")])
 def test_too_little_for_a_trial_is_said(hub: Hub, tmp_path: Path, images: int, minutes: float | None, why: str) -> None:
     choice, _ = chosen(tmp_path, images, minutes)

@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
 import re
+import signal
 import time
 from collections.abc import Mapping
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -180,6 +183,56 @@ def test_a_run_that_ended_early_goes_on_with_its_stages_and_its_time(plan: Path,
     assert any(line.startswith("10 minutes, 1:40 min of them spent before") for line in lines.lines)
     assert sum("done before, kept" in line for line in lines.lines) == 2
     assert run.record.seconds > 100
+
+
+class Epochs(Lines):
+    """Keeps the numbers of the epochs that end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs = list[int]()
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        self.epochs.append(row["epoch"])
+
+
+def live_until_killed(plan: Path, run: Path) -> None:
+    """Train within minutes as the fixture `plan` has it, and die in the second epoch of the whole network."""
+    from assay.plan import fit_stages, planner
+    from assay.run import train as run_module
+    from assay.training import processes
+
+    fit_stages.MOST_EPOCHS, fit_stages.DEFAULT_SIZE, planner.DEFAULT_SIZE = 2, 32, 32
+    run_module.baselines = lambda *given, **options: {}
+    step = processes.Machine.optimizer_step
+
+    def deadly(*given: Any, **options: Any) -> Any:
+        if list(run.glob("steps/*fit/checkpoint.safetensors")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(*given, **options)
+
+    processes.Machine.optimizer_step = deadly
+    run_module.train(plan, run=run, device="cpu")
+
+
+def test_a_run_within_minutes_that_is_killed_has_a_model_and_goes_on(
+    plan: Path, colours: Path, tmp_path: Path, forks: ForkServerContext
+) -> None:
+    process = forks.Process(target=live_until_killed, args=(plan, tmp_path / "run"))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    predictor = Predictor.untimed(RunFolder(tmp_path / "run").model.path, device="cpu")
+    (answer,) = predictor.stream([("image", min(colours.rglob("*.png")))])
+    assert np.isfinite(answer.logits).all()
+    record = json.loads(RunFolder(tmp_path / "run").budget.read_text())
+    lines = Epochs()
+    run = train(plan, run=tmp_path / "run", device="cpu", progress=lines)
+    decided = [stage["name"] for stage in record["stages"]]
+    assert decided == stages(run)[: len(decided)] == ["probe", "suspect labels", "whole network"]
+    assert any(re.match(r"10 minutes, \d+ s of them spent before\. It is intended:", line) for line in lines.lines)
+    assert lines.epochs[0] == 2
+    assert run.record.seconds > record["spent"] > 0
 
 
 def test_another_plan_in_the_folder_is_kept_whole(plan: Path, tmp_path: Path) -> None:
