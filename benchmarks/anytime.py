@@ -72,25 +72,30 @@ CASES = {
     "fashion, balanced accuracy": Case("fashion", "balanced_accuracy", asked=True),
     "eurosat, 10 labels a class": Case("eurosat", "accuracy", each=10),
 }
-ASSAY = "Assay"
+ASSAY, AUTO = "Assay", "Assay, backbone: auto"
 CONTENDERS: Mapping[str, tuple[str, Record]] = {
     ASSAY: ("assay", {}),
+    AUTO: ("assay", {"backbone": "auto"}),
     "fastai, best settings": ("fastai_peer", {"mode": "best"}),
     "fastai, fine_tune at its defaults": ("fastai_peer", {}),
     "timm + torchvision loop": ("timm_loop", {"mode": "best"}),
     PROBE: ("sklearn_peer", {}),
 }
-"""The module of `peers`, or Assay; and what it changes of the task."""
+"""The module of `peers`, and what it changes of the task; or Assay, and what it has as `model:`."""
+OURS = tuple(name for name, (module, _) in CONTENDERS.items() if module == "assay")
 
 BELOW = {PROBE: PROBE, ASSAY: "Assay in half a minute"}
 """The linear models that others have to be above, and what they are called: those of Assay are its shortest run."""
 
 BUDGETS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+LEAST = {AUTO: 10.0}
+"""Minutes below which a contender is not asked: several backbones are compared and trained where there is time."""
+
 VAL, TEST = 0.2, 0.2
 TEMPERINGS = (0.0, 0.5, 1.0)  # of the log-prior that is taken out of the logits
 PACE_MINUTES = 5.0
-COLOURS = (BLUE, ORANGE, ORANGE, QUIET, INK)
-DASHES = ([1, 0], [1, 0], [5, 3], [1, 0], [2, 2])
+COLOURS = (BLUE, BLUE, ORANGE, ORANGE, QUIET, INK)
+DASHES = ([1, 0], [5, 3], [1, 0], [5, 3], [1, 0], [2, 2])
 ABOUT = (
     "Minutes are of the whole command; where it took longer, or Assay more than 5 % and 5 s less, its seconds are "
     "given. – (N s): not one epoch fits, the shortest training takes N s. Intervals of 95 % are over images for one "
@@ -105,7 +110,7 @@ def cells(options: Options) -> Iterator[Cell]:
             raise SystemExit(f"--sets {case}: no such set. There are: {'; '.join(CASES)}")
     for seed, minutes, case in itertools.product(options.seeds, [0.0, *options.budgets], options.sets):
         for name in CONTENDERS:
-            if (name == PROBE) == (minutes == 0):
+            if (name == PROBE) == (minutes == 0) and minutes >= LEAST.get(name, 0.0):
                 measured = partial(measure, options, case, name, minutes, seed)
                 yield Cell(f"{case}/{name}/{minutes:g} min", seed, measured, minutes or PACE_MINUTES)
 
@@ -116,9 +121,9 @@ def measure(options: Options, case: str, name: str, minutes: float, seed: int) -
     hidden = prepare(options, CASES[case], folder, seed)
     record = {"case": case, "contender": name, "minutes": minutes, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
     record |= {"machine": machine(), "commit": commit()}
-    if name == ASSAY:
-        return record | assay_within(options, CASES[case], folder, minutes, seed)
     module, changes = CONTENDERS[name]
+    if name in OURS:
+        return record | assay_within(options, CASES[case], folder, minutes, seed, changes)
     task: Record = {"data": str(folder), "stage": "both", "epochs": 1, **changes, "seed": seed}
     task |= {"size": options.size, "batch": options.batch, "weigh": CASES[case].metric == "balanced_accuracy"}
     task["weigh"] &= task.get("mode") == "best" or name == PROBE
@@ -148,12 +153,13 @@ def prepare(options: Options, case: Case, folder: Path, seed: int) -> Samples:
     return hidden
 
 
-def assay_within(options: Options, case: Case, folder: Path, minutes: float, seed: int) -> Record:
+def assay_within(options: Options, case: Case, folder: Path, minutes: float, seed: int, model: Record) -> Record:
     """Run `assay train --minutes`, then score it on the hidden images, which is not counted."""
     data = json.loads((folder / "data.json").read_text())
     asked = ["--metric", case.metric] if case.asked else []
     with options.scratch() as scratch:
-        done = train({"data": data, "seed": seed}, scratch, "--minutes", minutes, *asked, **THREADS)
+        plan = {"data": data, "seed": seed, **({"model": model} if model else {})}
+        done = train(plan, scratch, "--minutes", minutes, *asked, **THREADS)
         scored = run_assay("evaluate", scratch / "run", folder / "hidden.yaml", "--json", **THREADS)
         stages = json.loads((scratch / "run" / "metrics.json").read_text())["stages"]
     metrics = json.loads(scored.output)["scores"]["metrics"]
@@ -265,11 +271,11 @@ def curve_table(rows: Sequence[Record], metric: str, budgets: Sequence[float]) -
         [name, *(cell_text(values[name, minutes], rows, metric, name, minutes) for minutes in budgets)]
         for name in measured
     ]
-    if measured == [ASSAY]:
+    if set(measured) <= set(OURS):
         return table(["contender", *(f"{minutes:g} min" for minutes in budgets)], texts)
     above = ["Assay above the best other"]
     for minutes in budgets:
-        others = [means[name, minutes] for name in CONTENDERS if name != ASSAY and (name, minutes) in means]
+        others = [means[name, minutes] for name in CONTENDERS if name not in OURS and (name, minutes) in means]
         both = others and (ASSAY, minutes) in means
         above.append(f"{means[ASSAY, minutes] - max(others):+.3f}" if both else "")
     return table(["contender", *(f"{minutes:g} min" for minutes in budgets)], [*texts, above])
@@ -294,7 +300,7 @@ def cell_text(there: Sequence[Record], rows: Sequence[Record], metric: str, name
     text = bounds_text(seeds[0]) if len(seeds) == 1 else mean_text([one["value"] for one in seeds], ".3f")
     seconds = float(np.mean([row["seconds"] for row in there]))
     off, kept = seconds - 60 * minutes, max(3 * minutes, 5)
-    missed = f", {seconds:.0f} s" if name != PROBE and (off > kept or (name == ASSAY and off < -kept)) else ""
+    missed = f", {seconds:.0f} s" if name != PROBE and (off > kept or (name in OURS and off < -kept)) else ""
     return text + missed + (" ↓" if below(there, rows, metric) else "")
 
 

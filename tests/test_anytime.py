@@ -58,6 +58,10 @@ def test_a_table_says_what_was_late_or_early_what_does_not_fit_and_what_is_below
     assert text[-2:] == [f"| {PROBE} |  | 0.850 [0.830, 0.870] ↓ |", "| Assay above the best other |  | +0.100 |"]
     alone = [row for row in ROWS if row["contender"] == "Assay"]
     assert len(curve_table(alone, "accuracy", [0.5, 2])) == 3
+    auto = {**alone[0], "contender": anytime.AUTO}
+    assert (
+        curve_table([*alone, auto], "accuracy", [0.5, 2])[-1] == f"| {anytime.AUTO} | 0.900 [0.880, 0.920], 24 s |  |"
+    )
 
 
 def test_a_contender_below_either_linear_model_is_named_with_what_was_trained() -> None:
@@ -176,8 +180,9 @@ def test_the_loss_of_all_peers_is_the_cross_entropy_of_each_head(heads: Any, cod
 
 
 def test_short_budgets_of_all_sets_are_measured_first() -> None:
-    options = Options(seeds=[0], sets=["eurosat", "seedlings"], budgets=[0.5, 2.0])
+    options = Options(seeds=[0], sets=["eurosat", "seedlings"], budgets=[0.5, 2.0, 10.0])
     cells = list(anytime.cells(options))
+    assert {cell.name.split("/")[-1] for cell in cells if f"/{anytime.AUTO}/" in cell.name} == {"10 min"}
     assert [cell.name for cell in cells if cell.name.endswith(f"/{anytime.ASSAY}/0.5 min")] == [
         "eurosat/Assay/0.5 min",
         "seedlings/Assay/0.5 min",
