@@ -115,6 +115,11 @@ def test_a_transformer_takes_images_of_another_size() -> None:
         assert build_backbone("test_vit").eval()(torch.zeros(1, 3, 96, 96)).shape == (1, 64)
 
 
+def test_a_backbone_for_one_size_says_so_whatever_its_features_are() -> None:
+    with pytest.raises(ModelError, match=r"mixer_s32_224: cannot take images of 128 x 128 .* made for 224"):
+        build_backbone("mixer_s32_224", size=128, features="all_stages")
+
+
 def test_a_backbone_must_tell_its_features() -> None:
     with pytest.raises(ModelError, match="num_features"):
         feature_count(nn.Linear(2, 2))

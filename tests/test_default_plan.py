@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from assay import cli
@@ -16,7 +17,15 @@ from assay.experiments.variants import variants
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.plan.facts import MIN_IMAGES, about_imbalance, about_size, about_unlabelled, choose_flips, facts_of
+from assay.plan.facts import (
+    MIN_IMAGES,
+    about_imbalance,
+    about_size,
+    about_unlabelled,
+    choose_flips,
+    facts_of,
+    median_side,
+)
 from assay.plan.metric import by_metric
 from assay.plan.plan import parse
 from assay.plan.planner import REPAIR, default_stages
@@ -102,8 +111,13 @@ def test_labels_are_not_cleaned_by_a_backbone_trained_on_them() -> None:
 @pytest.mark.parametrize(("unlabelled", "rounds"), [(0, 0), (99, 0), (100, 2), (5_000, 2)])
 def test_enough_unlabelled_images_are_labelled_if_that_betters_validation(unlabelled: int, rounds: int) -> None:
     samples = labelled(1_000)
-    blank = samples.table.head(1).with_columns(pl.lit(None, pl.String).alias("label:kind"))
-    whole = replace(samples, table=pl.concat([samples.table, *[blank] * unlabelled], how="vertical_relaxed"))
+    one = samples.table.head(1)
+    blank = one.with_columns(pl.lit(None, pl.String).alias("label:kind"))
+    validation = [one.with_columns(pl.lit("val").alias("split"))] * 30
+    tables = [samples.table, *[blank] * unlabelled, *validation]
+    whole = replace(samples, table=pl.concat(tables, how="vertical_relaxed"))
+    fewer = replace(whole, table=whole.table.head(-1))
+    assert not any("repeat" in step for step in default_steps(fewer, flip="none"))
     steps = default_steps(whole, flip="none")
     repeats = [step["repeat"] for step in steps if "repeat" in step]
     assert [one["times"] for one in repeats] == [rounds] * (rounds > 0)
@@ -124,6 +138,7 @@ def test_enough_unlabelled_images_are_labelled_if_that_betters_validation(unlabe
         ),
         ({"labelled": 80, "per_class": 8.0, "smoothed": False}, "a model labels them, and a second one learns from"),
         ({"labelled": 900}, "^90 training images have no label: a model labels them"),
+        ({"labelled": 900, "validation": 29}, "29 labelled validation images cannot tell whether labels for them help"),
         ({"labelled": 901}, "too few, beside 901 with one, .*; no model learns from them"),
         ({"labelled": 901, "unlabelled": 1}, "^1 training image has no label: too few"),
         ({"labelled": 80, "repairs": False}, None),
@@ -131,7 +146,7 @@ def test_enough_unlabelled_images_are_labelled_if_that_betters_validation(unlabe
     ],
 )
 def test_the_run_says_what_becomes_of_unlabelled_images_and_why(changed: dict[str, Any], says: str | None) -> None:
-    line = about_unlabelled(Facts(**{"unlabelled": 90, "validation": 20, **changed}))
+    line = about_unlabelled(Facts(**{"unlabelled": 90, "validation": 30, **changed}))
     assert line is None if says is None else line and re.search(says, line)
 
 
@@ -197,7 +212,9 @@ def test_repairs_of_steps_that_a_plan_names_are_its_own() -> None:
 def test_an_ablation_leaves_out_each_repair_of_the_default_plan() -> None:
     samples = labelled(1_000)
     blank = samples.table.head(1).with_columns(pl.lit(None, pl.String).alias("label:kind"))
-    whole = replace(samples, table=pl.concat([samples.table, *[blank] * 500], how="vertical_relaxed"))
+    validation = [samples.table.head(1).with_columns(pl.lit("val").alias("split"))] * 30
+    tables = [samples.table, *[blank] * 500, *validation]
+    whole = replace(samples, table=pl.concat(tables, how="vertical_relaxed"))
     plan = parse(write({"data": {"folder": "photos"}, "steps": default_steps(whole)}), "plan")
     titles = [variant.title for variant in variants(plan)]
     assert titles == ["whole plan", "without 02-clean_labels", "without 04-repeat/01-pseudo_label"]
@@ -225,3 +242,14 @@ def test_what_very_many_images_leave_out_is_said_with_its_number() -> None:
     assert "950,000 images of 1,000 classes would take 48 GB" in judging
     assert "about 66,137 of 950,000 images" in probing
     assert not [*about_size(Facts(labelled=100_000, unlabelled=0, validation=20_000, classes=10))]
+
+
+def test_the_side_of_a_median_image_is_that_of_its_header(tmp_path: Path) -> None:
+    sizes = [(64, 200), (64, 70), (64, 64), (300, 400), (10, 20)]
+    for number, size in enumerate(sizes):
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+    (tmp_path / "5.png").write_bytes(b"no image")
+    table = pl.DataFrame({"path": [f"{number}.png" for number in range(6)]})
+    samples = Samples(table, LabelSpace(()), tmp_path)
+    assert median_side(samples) == 64
+    assert median_side(samples.take([5])) == DEFAULT_SIZE

@@ -139,6 +139,9 @@ def test_a_busy_machine_draws_a_map_of_fewer_images_and_larger_ones_take_longer(
     seconds: float, slower: float, size: int, images: int
 ) -> None:
     assert map_images(seconds, slower=slower, size=size) == images
+    slow = map_images(seconds, slower=slower, size=size, features=0.05)
+    assert slow <= images / 2
+    assert slow == 0 or 6 * max(slower, 1) + slow * 0.05 <= seconds
 
 
 def test_an_image_stands_for_the_rarest_class_that_it_has_under_any_head() -> None:

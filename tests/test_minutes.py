@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,12 +21,15 @@ import assay
 from assay import cli
 from assay.errors import PlanError
 from assay.files import RunFolder
+from assay.labels.ledger import ALL_EDITS
+from assay.metrics.intervals import Metric
 from assay.plan.plan import load
 from assay.plan.stages import Facts, Speeds
 from assay.predictions.predictor import Predictor
 from assay.progress import GivenUpError, Lines
 from assay.run.budget import Budget, Staging, print_usual
 from assay.run.environment import process_began
+from assay.run.label_review import undo
 from assay.run.train import Run, train
 from assay.training.fit_task import TimeLimit
 
@@ -34,6 +38,7 @@ from assay.training.fit_task import TimeLimit
 def plan(colours: Path, tmp_path: Path, plain_runs: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A plan without steps; a fit ends after two epochs, however much time there is."""
     monkeypatch.setattr("assay.plan.fit_stages.MOST_EPOCHS", 2)
+    monkeypatch.setattr("assay.plan.stages.SMALL_N", 5)  # images by which stages can be compared
     for module in ("planner", "fit_stages"):
         monkeypatch.setattr(f"assay.plan.{module}.DEFAULT_SIZE", 32)
     path = tmp_path / "plan.yaml"
@@ -113,6 +118,16 @@ def test_views_are_tried_where_no_fit_is_possible(plan: Path, tmp_path: Path, mo
     assert load(tmp_path / "run/plan.yaml").plan.steps[1].kind == "tune_views"
 
 
+def label_few(plan: Path, colours: Path) -> None:
+    """Take the labels of most images from the data of a plan."""
+    images = sorted(colours.rglob("*.png"))
+    rows = [f"{image},{image.parent.name if number % 15 < 6 else ''}" for number, image in enumerate(images)]
+    path = plan.with_name("few.csv")
+    path.write_text("\n".join(["image,label", *rows, ""]))
+    table = f"table: {path}, root: {colours}, image: image, heads: {{label: {{column: label}}}}"
+    plan.write_text(plan.read_text().replace(f"folder: {colours}", table))
+
+
 def test_few_labels_are_fitted_first_and_the_model_of_an_epoch_is_that_of_the_run(
     plan: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,10 +140,7 @@ def test_few_labels_are_fitted_first_and_the_model_of_an_epoch_is_that_of_the_ru
 
     monkeypatch.setattr(Staging, "_hand_on", and_forget)
     images = sorted(colours.rglob("*.png"))
-    rows = [f"{image},{image.parent.name if number % 15 < 6 else ''}" for number, image in enumerate(images)]
-    (tmp_path / "few.csv").write_text("\n".join(["image,label", *rows, ""]))
-    table = f"table: {tmp_path / 'few.csv'}, root: {colours}, image: image, heads: {{label: {{column: label}}}}"
-    plan.write_text(plan.read_text().replace(f"folder: {colours}", table))
+    label_few(plan, colours)
     lines = Predicting(tmp_path / "run", images[0])
     run = train(plan, run=tmp_path / "run", progress=lines)
     assert stages(run)[:4] == ["probe", "suspect labels", "labelled images", "pseudo-labels"]
@@ -154,6 +166,28 @@ def test_the_model_of_an_epoch_is_that_of_the_run_where_it_is_better_by_the_metr
     for value in values:
         staging.after_epoch("03-fit", {"best": True, "validation": {"loss": 0.1, metric: value}})
     assert handed_on == kept
+
+
+def test_a_worse_epoch_after_a_kill_does_not_replace_what_was_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that goes on has decided nothing yet, and asks what is best so far."""
+    staging: Any = Staging.__new__(Staging)
+    staging.choice = SimpleNamespace(plan_with=lambda steps: SimpleNamespace(metric="accuracy"))
+    staging.budget, staging.context, staging.best = (
+        SimpleNamespace(decided=[]),
+        SimpleNamespace(run=RunFolder(tmp_path)),
+        {},
+    )
+    handed_on: list[float] = []
+    monkeypatch.setattr(Staging, "_hand_on", lambda self: self.best.update(accuracy=0.9))
+    monkeypatch.setattr("assay.run.budget.load_model", lambda path: None)
+    monkeypatch.setattr("assay.run.budget.replace_model", lambda *given: handed_on.append(staging.best["accuracy"]))
+    for step, value in [
+        ("02-fit", 0.8), ("03-repeat/round-1/01-fit", 0.92), ("04-clean_labels/fold-1/01-fit", 0.99), ("02-fit", 0.91),
+    ]:  # fmt: skip
+        staging.after_epoch(step, {"best": True, "validation": {"accuracy": value}})
+    assert handed_on == [0.92]
 
 
 class Ending(Lines):
@@ -233,6 +267,24 @@ def test_a_run_within_minutes_that_is_killed_has_a_model_and_goes_on(
     assert any(re.match(r"10 minutes, \d+ s of them spent before\. It is intended:", line) for line in lines.lines)
     assert lines.epochs[0] == 2
     assert run.record.seconds > record["spent"] > 0
+
+
+def test_steps_that_an_undone_edit_makes_run_again_have_their_minutes(
+    plan: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assay.plan.fit_stages.LABELLED_EPOCHS", 2)
+    gain = Metric(0.1, 18, 0.05, 0.15)  # by which all images are labelled
+    monkeypatch.setattr("assay.steps.pseudo_label.gain_of_mixture", lambda *given, **options: gain)
+    label_few(plan, colours)
+    train(plan, run=tmp_path / "run")
+    budget = RunFolder(tmp_path / "run").budget
+    budget.write_text(json.dumps({**json.loads(budget.read_text()), "spent": 600.0}))
+    undo(tmp_path / "run", replace(ALL_EDITS, step="04-repeat"))
+    lines = Epochs()
+    after = train(plan, run=tmp_path / "run", progress=lines)
+    assert any("minutes anew" in line for line in lines.lines)
+    assert lines.epochs[-1] == 2
+    assert 0 < after.record.seconds < 600
 
 
 def test_another_plan_in_the_folder_is_kept_whole(plan: Path, tmp_path: Path) -> None:

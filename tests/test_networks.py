@@ -92,6 +92,19 @@ def test_without_its_last_pooling_a_network_has_the_same_weights(tmp_path: Path)
     assert found == [(2, 2), (4, 4)]
 
 
+def test_features_of_other_networks_with_the_same_weights_are_kept_apart(tmp_path: Path) -> None:
+    space, cache = LabelSpace((Head("a", ("x", "y")),)), Cache(np.zeros((1, 64, 64, 3), np.uint8), {"0": 0})
+    options = [{"pool": pool} for pool in ("avg", "max")]
+    chosen = [ModelSettings(backbone="resnet_hyper", weights="none", options=one) for one in options]
+    tables = [
+        Inference(build_classifier(one, space, seed=0, base=tmp_path, size=64), cache, 64, Hardware("cpu"))
+        .feature_table(tmp_path)
+        .key
+        for one in [*chosen, chosen[0]]
+    ]
+    assert tables[0] == tables[2] != tables[1]
+
+
 def test_weights_published_for_the_whole_network_are_sought_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is the whole network's; what would be fetched is named, not loaded."""
     sought = []

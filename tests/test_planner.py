@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from assay.files import RunFolder
+from assay.models.classifier import HeadSettings, ModelSettings
 from assay.plan.fit_stages import LABELLED_EPOCHS, MIN_OPTIMIZER_STEPS, MOST_EPOCHS
 from assay.plan.planner import BESIDE, budgeted_stages, default_stages
 from assay.plan.stages import (
     CALIBRATION,
+    DEFAULT_SIZE,
     ENSEMBLE,
     FITS,
     LABELLED,
@@ -22,6 +24,7 @@ from assay.plan.stages import (
     PROBE,
     PSEUDO_LABELS,
     SECOND_BACKBONE,
+    SIZES,
     SUSPECT_LABELS,
     THRESHOLDS,
     UPPER,
@@ -31,9 +34,10 @@ from assay.plan.stages import (
     Speeds,
     Stage,
     images_and_size,
+    passes,
 )
 from assay.report.report import MAP_IMAGES
-from assay.run.budget import MAPPED, Budget, closing_seconds, passes, refined, seconds_of_test, with_second
+from assay.run.budget import MAPPED, Budget, closing_seconds, refined, seconds_of_test, with_second
 from assay.run.records import DoneRecord
 from assay.training.fit_task import Pace, TimeLimit
 
@@ -134,7 +138,7 @@ def test_stages_that_take_longer_or_shorter_than_intended_leave_the_total_as_it_
         stage = stages[0]
         done.append(stage.name)
         # A fit keeps to its seconds; what has none takes what it takes.
-        spent += stage.seconds if "fit" in stage.step else slower * stage.seconds
+        spent += stage.seconds if '"fit"' in json.dumps(stage.step) else slower * stage.seconds
     assert done[0] == PROBE
     assert spent + closing <= max(budget, 6.0 + closing + slower * 15) + 2  # of the ensemble
 
@@ -201,7 +205,7 @@ def test_time_that_remains_goes_into_more_epochs_and_an_ensemble_is_the_last_mod
     assert budgeted_stages(PLANTS, SPEEDS, 900, done=[*done, ENSEMBLE]) == []
     (ensemble,) = budgeted_stages(PLANTS, SPEEDS, 5, done=[*done, MORE_EPOCHS], unchanged=[MORE_EPOCHS])
     (step,) = ensemble.step["repeat"]["steps"]
-    assert step["ensemble"]["members"] == [{"step": "03-fit"}, {"step": "04-fit"}]
+    assert step["ensemble"]["members"] == [{"step": "03-fit"}, {"step": "04-repeat"}]
 
 
 @pytest.mark.parametrize(
@@ -216,14 +220,14 @@ def test_time_that_remains_goes_into_more_epochs_and_an_ensemble_is_the_last_mod
 def test_a_second_backbone_is_a_member_of_the_ensemble_where_time_suffices(
     left: float, side: int, expected: list[str]
 ) -> None:
-    facts = replace(PLANTS, side=side, second="another", second_cost=2.0)
+    facts = replace(PLANTS, side=side, second={"backbone": "another", "features": "all_stages"}, second_cost=2.0)
     stages = budgeted_stages(facts, SPEEDS, left, done=[PROBE, SUSPECT_LABELS])
     assert names(stages) == expected
     if SECOND_BACKBONE in expected:
         (step,) = stages[-1].step["repeat"]["steps"]
         *earlier, member = step["ensemble"]["members"]
-        assert [one["step"] for one in earlier] == ["03-fit", "04-fit"][: len(expected) - 1]
-        assert member["model"] == {"backbone": "another"}
+        assert [one["step"] for one in earlier] == ["03-fit", "04-repeat"][: len(expected) - 1]
+        assert member["model"] == facts.second
         assert 0.9 * stages[-1].seconds < member["steps"][1]["fit"]["seconds"] < stages[-1].seconds
 
 
@@ -246,7 +250,7 @@ def test_upper_stages_are_trained_beside_the_whole_network_where_time_suffices_f
     if ENSEMBLE in expected and not facts.unlabelled:
         (step,) = stages[-1].step["repeat"]["steps"]
         *earlier, member = step["ensemble"]["members"]
-        assert [one["step"] for one in earlier] == ["03-fit", "04-fit"][: len(expected) - 1]
+        assert [one["step"] for one in earlier] == ["03-fit", "04-repeat"][: len(expected) - 1]
         probe, fit = member["steps"]
         assert "probe" in probe
         assert fit["fit"]["freeze"] == facts.frozen
@@ -261,9 +265,38 @@ def test_the_second_backbone_is_the_best_beside_the_chosen_one() -> None:
         for name, (value, seconds) in values.items()
     ]
     choice: Any = {"metric": "accuracy", "size": 128, "chosen": "chosen", "rows": rows}
-    facts = with_second(PLANTS, choice)
-    assert (facts.second, facts.second_cost) == ("slow", 2.5)
-    assert with_second(PLANTS, {**choice, "rows": rows[1:2]}) == with_second(PLANTS, None) == PLANTS
+    model = ModelSettings(backbone="chosen", features="all_stages", head=HeadSettings(hidden=(8,)))
+    facts = with_second(PLANTS, choice, model)
+    assert facts.second == {"backbone": "slow", "features": "all_stages", "head": {"hidden": [8]}}
+    assert facts.second_cost == 2.5
+    assert with_second(PLANTS, {**choice, "rows": rows[1:2]}, model) == with_second(PLANTS, None, model) == PLANTS
+
+
+@pytest.mark.parametrize("validation", [0, 20])
+@pytest.mark.parametrize("unlabelled", [0, 9_000])
+def test_where_validation_cannot_compare_nothing_depends_on_it(validation: int, unlabelled: int) -> None:
+    facts = replace(PLANTS, validation=validation, unlabelled=unlabelled, side=224, cached=True)
+    for stages in (default_stages(facts, SPEEDS), *(budgeted_stages(facts, SPEEDS, left) for left in (60, 600, 7_200))):
+        kinds = [next(iter(stage.step)) for stage in stages]
+        assert "repeat" not in kinds, names(stages)
+        assert "fit" in kinds
+
+
+def test_a_fit_after_another_one_is_kept_where_validation_gains_by_it() -> None:
+    stages = budgeted_stages(PLANTS, SPEEDS, 490)
+    whole = stages[names(stages).index(WHOLE)]
+    assert whole.step["repeat"]["only_if_better"]
+    (step,) = stages[-1].step["repeat"]["steps"]
+    assert [one["step"] for one in step["ensemble"]["members"]] == ["03-fit", "04-repeat"]
+
+
+@pytest.mark.parametrize("left", [5, 16, 260, 490, 600, 7_200])
+def test_a_backbone_for_one_size_sees_images_of_no_other(left: float) -> None:
+    facts = replace(PLANTS, side=224, cached=True, refused=frozenset(SIZES))
+    stages = budgeted_stages(facts, SPEEDS, left)
+    assert {size for size in (images_and_size(stage)[1] for stage in stages) if size} == {DEFAULT_SIZE}
+    if left == 5:
+        assert stages[0].step == {"probe": {"size": DEFAULT_SIZE, "images": 1_000}}
 
 
 def test_a_fit_has_twice_the_epochs_that_its_seconds_suffice_for() -> None:
@@ -343,7 +376,7 @@ def test_what_follows_the_last_stage_follows_from_the_data() -> None:
     [
         EUROSAT,
         replace(EUROSAT, cached=True),
-        replace(EUROSAT, second="other", second_cost=2.0),
+        replace(EUROSAT, second={"backbone": "other"}, second_cost=2.0),
         replace(EUROSAT, unlabelled=1_000),
         replace(EUROSAT, labelled=80, unlabelled=1_300, per_class=8, cached=True),
         replace(EUROSAT, side=128),
@@ -370,6 +403,8 @@ def test_an_image_passes_through_every_network_that_may_answer() -> None:
     assert passes([fit(128), fit(224), together()]) == 1 + 1.75**2
     assert passes([Stage(PROBE, {"probe": {"size": 192}}, 9)]) == 1.5**2
     assert passes([fit(128), together({"step": "01-fit"}, {"steps": []})]) == 2
+    other = together({"step": "01-fit"}, {"model": {"backbone": "other"}, "steps": []})
+    assert passes([fit(128), other], second_cost=7) == 8
     facts, done = replace(PLANTS, calibrated=True), [PROBE, SUSPECT_LABELS, WHOLE, ENSEMBLE]
     (one,), (two,) = (budgeted_stages(replace(facts, passes=n), SPEEDS, 9.5, done=done) for n in (1, 2))
     assert (one.step["calibrate"].get("examples", 2_000), two.step["calibrate"]["examples"]) == (2_000, 700)
@@ -404,10 +439,15 @@ def done(seconds: float, details: Mapping[str, Any] | None = None) -> DoneRecord
 
 def test_speeds_are_those_of_the_stages_that_are_done() -> None:
     assert refined(PLANTS, SPEEDS, {}) == SPEEDS
-    quick = refined(PLANTS, SPEEDS, {PROBE: done(8.0)})
+    of_all = {"images": 3_200, "size": 128, "computed": 4_000}
+    quick = refined(PLANTS, SPEEDS, {PROBE: done(8.0, of_all)})
     assert quick.forward == pytest.approx(0.75 * 8.0 / 4_000)
     assert quick.linear == pytest.approx(2.0 / 3_200)
-    assert refined(PLANTS, SPEEDS, {PROBE: done(30.0)}).forward == SPEEDS.forward
+    assert refined(PLANTS, SPEEDS, {PROBE: done(30.0, of_all)}).forward == SPEEDS.forward
+    cached = refined(PLANTS, SPEEDS, {PROBE: done(2.0, {**of_all, "computed": 300})})
+    assert cached.forward == SPEEDS.forward  # the features of most images were there
+    resumed = refined(PLANTS, SPEEDS, {PROBE: done(4.0, {**of_all, "computed": 1_000})})
+    assert resumed.forward == SPEEDS.forward
     fits = {name: done(60.0, {"images_per_second": rate}) for name, rate in ((UPPER, 250.0), (WHOLE, 40.0))}
     assert (refined(PLANTS, SPEEDS, fits).upper, refined(PLANTS, SPEEDS, fits).training) == (0.004, 0.025)
 
@@ -415,13 +455,15 @@ def test_speeds_are_those_of_the_stages_that_are_done() -> None:
 @pytest.mark.parametrize(("images", "size", "relative"), [(3_200, 128, 1.0), (1_000, 128, 1.0), (800, 64, 0.45)])
 def test_a_probe_of_fewer_or_smaller_images_shows_the_same_speeds(images: int, size: int, relative: float) -> None:
     seconds = (images + 800) * relative * 0.002 + images * 0.001
-    shown = refined(PLANTS, replace(SPEEDS, forward=0.002), {PROBE: done(seconds, {"images": images, "size": size})})
+    details = {"images": images, "size": size, "computed": images + 800}
+    shown = refined(PLANTS, replace(SPEEDS, forward=0.002), {PROBE: done(seconds, details)})
     assert (shown.forward, shown.linear) == (pytest.approx(0.002, rel=0.2), pytest.approx(0.001, rel=0.5))
 
 
 def test_a_probe_of_few_images_shows_how_long_it_takes_to_begin_and_not_to_learn() -> None:
     facts, usual = Facts(labelled=80, unlabelled=1_600, validation=20), Speeds.of_forward(images=80)
-    assert refined(facts, usual, {PROBE: done(2.0)}).linear == usual.linear
+    details = {"images": 80, "size": 128, "computed": 100}
+    assert refined(facts, usual, {PROBE: done(2.0, details)}).linear == usual.linear
 
 
 def test_the_test_images_are_read_and_predicted_by_every_fit_that_the_last_model_may_hold() -> None:
@@ -538,6 +580,27 @@ def test_a_killed_run_goes_on_with_the_time_and_the_stages_that_were_noted(tmp_p
     again.belongs_to("data")
     assert (again.spent, again.left) == (12.0, 48.0)
     assert again.decided == budget.decided
+
+
+def test_what_is_spent_before_the_data_are_read_counts_where_the_plan_is_the_same(tmp_path: Path) -> None:
+    clock, run = Clock(), RunFolder(tmp_path)
+    budget = Budget.open(run, 60.0, clock.now - 20, plan="as given", clock=clock)
+    budget.note()
+    again = Budget.open(run, 60.0, clock.now, plan="as given", clock=clock)
+    again.belongs_to("data")
+    assert again.spent == 20.0
+    assert Budget.open(run, 60.0, clock.now, plan="another", clock=clock).spent == 0.0
+    again.write()
+    run.plan.write_text("")  # the run is described
+    before = run.budget.read_text()
+    other = Budget.open(run, 90.0, clock.now - 20, plan="another", clock=clock)
+    other.note()  # which may not be written over what belongs to the run that is there
+    assert run.budget.read_text() == before
+    other.belongs_to("data")
+    other.note()
+    assert run.budget.read_text() == before
+    other.decide(None)  # once it is archived
+    assert run.budget.read_text() != before
 
 
 @pytest.mark.parametrize(("seconds", "key"), [(90.0, "data"), (60.0, "other data")])

@@ -74,8 +74,8 @@ def _blocks(result: Audit, source: Path, page: Path) -> Iterator[Block]:
     yield from (f"  {line}" for line in left_out_lines(result.samples.left_out))
     yield from _expected(result)
     yield f"The images are in {page}. Decide by hand, or train with copies on one side of the split:\n"
-    plan = source / "plan.yaml" if (source / "samples.parquet").is_file() else source
-    train = f"assay train {shlex.quote(str(plan))} --audit {shlex.quote(str(page.parent))}"
+    words = [source / "plan.yaml", "--run", source] if (source / "samples.parquet").is_file() else [source]
+    train = f"assay train {shlex.join(map(str, words))} --audit {shlex.quote(str(page.parent))}"
     yield f"    assay review {shlex.quote(str(source))}\n    {train}"
     if dropped := [kind for kind in _droppable(result) if result.findings[kind]]:
         yield f"    {train} --set 'data.audit.drop=[{', '.join(dropped)}]'"

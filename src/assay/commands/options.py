@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from assay.experiments.shared_steps import Spread
     from assay.predictions.tta import AnyTTA
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; progress goes to stderr.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value; progress goes to stderr.")]
 Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps. The best there is.")]
 TTA = Annotated[
     str | None,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from assay.commands.endings import GOES_ON
 from assay.commands.options import AsJson, Changes, Source
 from assay.commands.output import command
 from assay.labels.paths import require_source
@@ -24,7 +25,7 @@ def shard(
     as_json: AsJson = False,
 ) -> None:
     """Write images and labels into few large files; the same command goes on where it was stopped."""
-    with command(as_json, reading=source) as terminal:
+    with command(as_json, stopped=GOES_ON, reading=source) as terminal:
         require_source(source)
         from assay.labels.readers.read import read_to_look_at
         from assay.labels.writers.shards import list_shards, parse_bytes, write_shards

@@ -15,7 +15,7 @@ from timm.models import get_pretrained_cfg, group_parameters
 from torch import Tensor, nn
 
 from assay.errors import ModelError, PlanError
-from assay.models.custom import CUSTOM_BACKBONES, options_of
+from assay.models.custom import CUSTOM_BACKBONES, PlainCNN, options_of
 
 Freeze = Literal["none", "backbone", "all_but_last_stage"] | int
 BatchNorm = Literal["frozen", "train"]
@@ -47,7 +47,26 @@ def build_backbone(
         options_of(name, options or {})
         return SideBySide([build_backbone(one, size=size, features=features) for one in names])
     network = _last_features(name, size, options)
-    return network if features == "last" else with_stages(network, size=size)
+    if features == "last":
+        return network
+    with size_required(name, network, size):
+        return with_stages(network, size=size)
+
+
+@contextmanager
+def size_required(name: str, network: nn.Module, size: int) -> Iterator[None]:
+    """Raise ModelError, with the reason of the backbone, where the block fails on a blank image of a size in pixels."""
+    try:
+        yield
+    except (RuntimeError, AssertionError, ValueError) as error:
+        made_for = image_size(network)
+        rebuilt = isinstance(network, PlainCNN)
+        instead = f"start: pretrained, which builds it for {size}" if rebuilt else "choose another backbone"
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else "it gives no reason"
+        raise ModelError(
+            f"backbone {name}: cannot take images of {size} x {size} ({reason}). "
+            f"It was made for {made_for}: set size: {made_for}, or {instead}."
+        ) from error
 
 
 def _last_features(name: str, size: int, options: Mapping[str, Any] | None) -> nn.Module:

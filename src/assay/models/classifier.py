@@ -25,8 +25,10 @@ from assay.models.backbones import (
     features_of,
     image_size,
     normalisation,
+    parts_of,
+    size_required,
 )
-from assay.models.custom import CUSTOM_BACKBONES, PlainCNN, options_of
+from assay.models.custom import CUSTOM_BACKBONES, options_of
 from assay.models.weights import load_run, load_weights
 from assay.settings import Settings, Source
 
@@ -200,10 +202,11 @@ class Classifier(nn.Module):
         if not isinstance(self.backbone, SideBySide):
             return [self]
         with seeded(0):  # their heads are never used
-            made = [(one, *normalisation(one)) for one in self.backbone.parts]
+            names = parts_of(self.backbone_name) if self.backbone_name else [""] * len(self.backbone.parts)
+            made = [(one, name, *normalisation(one)) for one, name in zip(self.backbone.parts, names, strict=True)]
             parts = [
-                Classifier(one, features=feature_count(one), width=self.width, mean=mean, std=std)
-                for one, mean, std in made
+                Classifier(one, features=feature_count(one), width=self.width, mean=mean, std=std, backbone_name=name)
+                for one, name, mean, std in made
             ]
         for part in parts:
             part.flip = self.flip
@@ -349,18 +352,17 @@ def _triple(values: Sequence[float]) -> Triple:
 
 def require_size(model: Classifier, size: int) -> None:
     """Raise ModelError, with the backbone's reason, for an image size that fails on one blank image."""
+    with size_required(model.backbone_name, model.backbone, size), evaluating(model), torch.inference_mode():
+        model.features(model.scale.new_zeros(1, 3, size, size))
+
+
+def takes_size(model: Classifier, size: int) -> bool:
+    """Return whether the backbone takes images of a size in pixels."""
     try:
-        with evaluating(model), torch.inference_mode():
-            model.features(model.scale.new_zeros(1, 3, size, size))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        made_for = image_size(model.backbone)
-        rebuilt = isinstance(model.backbone, PlainCNN)
-        instead = f"start: pretrained, which builds it for {size}" if rebuilt else "choose another backbone"
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else "it gives no reason"
-        raise ModelError(
-            f"backbone {model.backbone_name}: cannot take images of {size} x {size} ({reason}). "
-            f"It was made for {made_for}: set size: {made_for}, or {instead}."
-        ) from error
+        require_size(model, size)
+    except ModelError:
+        return False
+    return True
 
 
 def _head(features: int, width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:

@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from assay.arrays import Doubles
+from assay.errors import ImageError
 from assay.images.cache import Cache
+from assay.images.decode import size_of
 from assay.labels.samples import Samples
+from assay.labels.shards import ImageFile
 from assay.messages import quoted
 from assay.metrics.metrics import PlanMetric
 from assay.models.classifier import Flips
@@ -16,6 +19,7 @@ from assay.plan.stages import DEFAULT_SIZE, Facts
 from assay.predictions.thresholds import RARE
 
 MIN_IMAGES, LOOKED_AT = 100, 2_000  # to measure whether images have an up and a down
+MEASURED = 200  # images whose sides are read
 SIGNIFICANT = 4.0  # standard errors: reached by chance once in 16,000
 IMBALANCED = 3.0  # times as many images of one class as of another: from there on the metric matters (DECISIONS.md)
 
@@ -29,7 +33,7 @@ def facts_of(
     repairs: bool = True,
     side: int = DEFAULT_SIZE,
 ) -> Facts:
-    """Return what the choice of steps depends on; `side` is that of the cached images in pixels."""
+    """Return what the choice of steps depends on; `side` is the shorter one of a median image in pixels."""
     train, validation = samples.part("train"), samples.part("val")
     known = train.labelled()
     tags = [head for head in samples.space if not head.multiclass]
@@ -80,6 +84,8 @@ def about_unlabelled(facts: Facts) -> str | None:
             f"{count}, and about {facts.per_class:.0f} labelled ones a class are few: Gaussians of the classes, fitted "
             "to all images, label them where held-out labels show that it helps"
         )
+    if facts.has_unlabelled and not facts.can_compare:
+        return f"{count}: {facts.validation} labelled validation images cannot tell whether labels for them help"
     if facts.has_unlabelled:
         return f"{count}: a model labels them, and a second one learns from these too, kept if validation improves"
     return f"{count}: too few, beside {facts.labelled:,} with one, to repay another training; no model learns from them"
@@ -106,6 +112,23 @@ def about_imbalance(samples: Samples, metric: PlanMetric | None, *, repairs: boo
         f"{classes} are imbalanced: {most:,} training images of {quoted([frequent])}, {fewest:,} of {quoted([rare])}; "
         "accuracy counts every image alike, and `--metric balanced_accuracy` every class alike"
     )
+
+
+def median_side(train: Samples) -> int:
+    """Return the shorter side in pixels of a median training image, by the headers of some of them.
+
+    The usual size where none can be read: those are left out, with the reason, when they are decoded.
+    """
+    some = train.take(np.unique(np.linspace(0, len(train) - 1, min(MEASURED, len(train))).astype(np.int64)))
+    sides = [min(size) for size in map(_size_of, some.paths) if size is not None]
+    return int(np.median(sides)) if sides else DEFAULT_SIZE
+
+
+def _size_of(path: ImageFile) -> tuple[int, int] | None:
+    try:
+        return size_of(path)
+    except ImageError:
+        return None
 
 
 def choose_flips(cache: Cache, ids: Sequence[str]) -> tuple[Flips, str]:

@@ -10,7 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from assay.plan.stages import DEFAULT_SIZE, LABELLED, LARGER_IMAGES, MORE_EPOCHS, PSEUDO_LABELS, Facts, Speeds, Stage
+from assay.plan.stages import (
+    DEFAULT_SIZE,
+    LABELLED,
+    LARGER,
+    LARGER_IMAGES,
+    MORE_EPOCHS,
+    PSEUDO_LABELS,
+    Facts,
+    Speeds,
+    Stage,
+)
 from assay.steps.fit_settings import MOST_VIEWS, VIEWS_SHARE
 
 MIN_OPTIMIZER_STEPS = 26_000  # images shown in all: where fine-tuning levelled off on sets of a few thousand images
@@ -19,7 +29,6 @@ LR = 5e-4  # at 1e-3, few images or wrong labels can destroy pretrained features
 MANY_IMAGES = 1_000  # from which upper stages bear twice the rate: on 288 it lowered the probe's accuracy
 LEAST_FIT = 4.0  # seconds: in fewer a fit does not get under way
 LEAST_WHOLE = 2.0  # epochs of the whole network: with less it is below what was there before it
-LARGER = (160, 192, 224)  # pixels
 ENLARGED_IMAGES = 12_000  # larger images shown to upper stages at least
 LABELLED_EPOCHS, LABELLED_SHARE = 30, 0.5  # of few labelled images alone; the second of the time left, at most
 LABELLED_FROZEN = 0.25  # of the stages of the backbone
@@ -33,7 +42,7 @@ LEAST_MOST, SLOWER = 60.0, 1.5  # seconds of a fit whose epochs end it: at least
 def upper_stage(name: str, facts: Facts, speeds: Speeds, seconds: float, *, larger: Sequence[int] = ()) -> Stage:
     """Return a fit of the upper stages within seconds, of the largest images of which enough views and epochs fit."""
     lr = 2 * LR if facts.labelled >= MANY_IMAGES else LR
-    for size in (*(size for size in reversed(larger) if size <= facts.largest and facts.cached), DEFAULT_SIZE):
+    for size in (*(size for size in reversed(larger) if facts.suits(size) and facts.cached), DEFAULT_SIZE):
         area = (size / DEFAULT_SIZE) ** 2
         of_size = replace(speeds, forward=area * speeds.forward, upper=area * speeds.upper)
         views, epoch = views_within(facts, of_size, seconds), epoch_seconds(facts, of_size.upper, of_size)
@@ -60,8 +69,8 @@ def larger_images(facts: Facts, epoch: float, left: float) -> Iterator[Stage]:
     """Yield a fit at the largest size of which two epochs fit into the time."""
     for size in reversed(LARGER):
         of_larger = epoch * (size / DEFAULT_SIZE) ** 2
-        if size <= facts.largest and left >= 2 * of_larger:
-            yield fit_stage(LARGER_IMAGES, facts, left, of_larger, size=size, lr=LR / 2)
+        if facts.suits(size) and left >= 2 * of_larger:
+            yield if_compared(facts, fit_stage(LARGER_IMAGES, facts, left, of_larger, size=size, lr=LR / 2))
             return
 
 
@@ -139,6 +148,11 @@ def more_epochs(facts: Facts, seconds: float, epoch: float) -> Stage:
     """Return a fit that goes on at half of the rate, kept where validation improves."""
     fit = fit_stage(MORE_EPOCHS, facts, seconds, epoch, lr=LR / 2)
     return Stage(MORE_EPOCHS, if_better([fit.step]), fit.seconds)
+
+
+def if_compared(facts: Facts, fit: Stage) -> Stage:
+    """Return a fit that follows another one: its model is handed on where validation gains by it, if that can tell."""
+    return replace(fit, step=if_better([fit.step])) if facts.can_compare else fit
 
 
 def if_better(steps: list[Mapping[str, Any]]) -> dict[str, Any]:

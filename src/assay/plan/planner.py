@@ -14,7 +14,6 @@ from assay.files import StepName
 from assay.models.classifier import FLIPS
 from assay.plan.fit_stages import (
     CACHED_LINEAR,
-    LARGER,
     LEAST_FIT,
     LEAST_WHOLE,
     MIN_OPTIMIZER_STEPS,
@@ -22,6 +21,7 @@ from assay.plan.fit_stages import (
     fit_settings,
     fit_stage,
     if_better,
+    if_compared,
     labelled_stage,
     larger_images,
     mixture_stages,
@@ -39,11 +39,13 @@ from assay.plan.stages import (
     FITS,
     KINDS,
     LABELLED,
+    LARGER,
     LARGER_IMAGES,
     MORE_EPOCHS,
     PROBE,
     PSEUDO_LABELS,
     SECOND_BACKBONE,
+    SMALLER,
     SUSPECT_LABELS,
     THRESHOLDS,
     UPPER,
@@ -67,7 +69,7 @@ LEAST_AFTER = 4.0  # epochs of the whole network after its upper stages: for few
 UPPER_SHARE = 0.35  # of the time left, for the upper stages, where the whole network is trained after them
 LEAST_EPOCH = 0.3  # of upper stages that are not cached: with less they have not recovered from the first steps
 PSEUDO = 0.5  # of the time left, for the fit on pseudo-labels
-LARGER_PROBES, SMALLER_PROBES = (192, 160), (96, 64)  # pixels: where no fit follows, and where time is too short
+LARGER_PROBES = (192, 160)  # pixels: where no fit follows
 LEAST_SHARE = 0.5  # of the images, below which they are smaller instead: all at 96 pixels teach more than half at 128
 LEAST_PROBE = 1_000  # images of a probe for which the time does not suffice for all
 LEAST_MORE = 15.0  # seconds that are worth further epochs
@@ -99,7 +101,7 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
     fits, later = [Stage(WHOLE, {"fit": fit}, seconds)], list[Stage]()
     if facts.lacks_labels:
         fits = [*labelled_stage(facts, speeds), *mixture_stages(facts, speeds)]
-    elif facts.has_unlabelled:
+    elif facts.learns_from_unlabelled:
         again = {**fit, "start": "pretrained", "epochs": usual_epochs(facts.labelled + facts.unlabelled)}
         steps = [{"pseudo_label": {"keep": "confidence"}}, {"fit": again}]
         rounds = {"times": ROUNDS, "only_if_better": True, "steps": steps}
@@ -160,7 +162,7 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     begun = {WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS} & set(done)
     a_view = (facts.labelled + facts.validation) * speeds.forward  # about: of all stages
     least = max(LEAST_FIT, 2 * a_view if facts.cached else LEAST_EPOCH * epoch_seconds(facts, speeds.upper, speeds))
-    begin = UPPER not in done and not begun and left >= least
+    begin, follows_upper = UPPER not in done and not begun and left >= least, UPPER in done
     enlarged = upper_stage(UPPER, facts, speeds, left, larger=LARGER)
     is_enlarged = enlarged.step["fit"]["size"] > DEFAULT_SIZE
     if begin and epochs < (ENLARGED_EPOCHS if is_enlarged else LEAST_AFTER / (1 - UPPER_SHARE)):
@@ -169,23 +171,30 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     if begin and epochs < UPPER_EPOCHS:
         seconds = UPPER_SHARE * left
         yield upper_stage(UPPER, facts, speeds, seconds)
+        follows_upper = True
         left, second = left - seconds, _second_seconds(facts, speeds, [UPPER])
     if WHOLE not in done and not begun and left >= max(LEAST_FIT, LEAST_WHOLE * epoch):
         seconds = _whole_seconds(facts, left, epoch, second)
         whole = fit_stage(WHOLE, facts, seconds, epoch)
-        yield whole
+        yield if_compared(facts, whole) if follows_upper else whole
         left -= whole.seconds
     elif not begun:
         return
-    if facts.has_unlabelled and PSEUDO_LABELS not in done and left >= max(LEAST_FIT, epoch):
+    if facts.learns_from_unlabelled and PSEUDO_LABELS not in done and left >= max(LEAST_FIT, epoch):
         pseudo_labels = pseudo_label_stage(facts, left, epoch)
         yield pseudo_labels
         left -= pseudo_labels.seconds
-    possible = not (facts.has_unlabelled or LARGER_IMAGES in done)
+    possible = not (facts.learns_from_unlabelled or LARGER_IMAGES in done)
     larger = list(larger_images(facts, epoch, left / 2 if left >= 2 * second else left)) if possible else []
     yield from larger
-    if not larger and MORE_EPOCHS not in done and max(LEAST_MORE, epoch) <= left < second:
+    if not larger and facts.can_compare and MORE_EPOCHS not in done and max(LEAST_MORE, epoch) <= left < second:
         yield more_epochs(facts, left, epoch)
+
+
+def kinds_of(facts: Facts, names: Sequence[str]) -> list[str]:
+    """Return the kinds of the steps of stages of these names, in order: a fit that is compared is in a `repeat`."""
+    compared = {LARGER_IMAGES, *([WHOLE] if UPPER in names else [])} if facts.can_compare else set()
+    return [KINDS.get(name, "repeat" if name in compared else "fit") for name in names]
 
 
 def _whole_seconds(facts: Facts, left: float, epoch: float, second: float) -> float:
@@ -194,9 +203,9 @@ def _whole_seconds(facts: Facts, left: float, epoch: float, second: float) -> fl
     epoch: its seconds. second: the least that are worth a second network.
     """
     enough, seconds = seconds_to_show(MIN_OPTIMIZER_STEPS, facts, epoch), left
-    if facts.has_unlabelled:
+    if facts.learns_from_unlabelled:
         seconds = (1 - PSEUDO) * left
-    elif (facts.second or facts.largest >= min(LARGER)) and left > 2 * enough:
+    elif (facts.second or any(map(facts.suits, LARGER))) and left > 2 * enough:
         seconds = max(enough, left / 3)
     elif second <= left - seconds_to_show(BESIDE, facts, epoch):
         seconds = left - max(second, BESIDE_SHARE * left)
@@ -208,9 +217,11 @@ def _second_seconds(facts: Facts, speeds: Speeds, names: Collection[str]) -> flo
 
     That is another backbone, or the upper stages of the same one, trained from the probe like the whole network.
     """
+    if not facts.can_compare:
+        return math.inf
     if facts.second:
         return LEAST_SECOND * facts.second_cost * epoch_seconds(facts, speeds.training, speeds)
-    if UPPER in names or not (facts.cached and facts.validation) or facts.has_unlabelled:
+    if UPPER in names or not facts.cached or facts.has_unlabelled:
         return math.inf
     return (1 + VIEWS_SHARE) * seconds_to_show(BESIDE, facts, epoch_seconds(facts, speeds.upper, speeds))
 
@@ -223,8 +234,8 @@ def _ensemble(
     Weights are equal: smoothed labels leave networks unsure to different degrees, which is all that weights by the
     loss would make up for. A second network is trained as one of its members, where `left` seconds suffice.
     """
-    at = enumerate(names, 1)
-    steps = [StepName.at(number, KINDS.get(name, "fit")) for number, name in at if name in FITS]
+    at = enumerate(kinds_of(facts, names), 1)
+    steps = [StepName.at(number, kind) for number, kind in at if names[number - 1] in FITS]
     members: list[Mapping[str, Any]] = [
         {"step": str(step)} for step in steps if names[step.number - 1] not in unchanged
     ]
@@ -233,7 +244,7 @@ def _ensemble(
         name = SECOND_BACKBONE if facts.second else ENSEMBLE
         member, taken = _second_member(facts, speeds, left - ENSEMBLE_SECONDS)
         members, seconds = [*members, member], seconds + taken
-    if len(members) > 1 and facts.validation:
+    if len(members) > 1 and facts.can_compare:
         yield Stage(name, if_better([{"ensemble": {"members": members}}]), seconds)
 
 
@@ -249,13 +260,13 @@ def _second_member(facts: Facts, speeds: Speeds, left: float) -> tuple[Mapping[s
     probe = _probe(facts, Speeds(facts.second_cost * speeds.forward, 0, 0, speeds.linear))
     epoch = facts.second_cost * epoch_seconds(facts, speeds.training, speeds)
     fit = fit_stage(SECOND_BACKBONE, facts, left - probe.seconds, epoch)
-    return {"model": {"backbone": facts.second}, "steps": [probe.step, fit.step]}, probe.seconds + fit.seconds
+    return {"model": facts.second, "steps": [probe.step, fit.step]}, probe.seconds + fit.seconds
 
 
 def _mirrored(facts: Facts, speeds: Speeds, left: float) -> Iterator[Stage]:
     """Yield the choice of views by validation, where `left` seconds suffice, and for those of the test images too."""
     views = len(FLIPS[facts.flip])
-    size = max([DEFAULT_SIZE, *(size for size in LARGER_PROBES if size <= facts.largest)])
+    size = max([DEFAULT_SIZE, *(size for size in LARGER_PROBES if facts.suits(size))])
     a_view = speeds.forward * relative_forward(size)
     seconds = views * facts.validation * a_view
     if views > 1 and 0 < seconds <= left - (views - 1) * facts.test * a_view:
@@ -267,12 +278,14 @@ def _probe(facts: Facts, speeds: Speeds, left: float = math.inf, *, alone: bool 
 
     One that no fit follows, `alone`, is of larger images where there is time for all.
     """
-    larger = [size for size in LARGER_PROBES if alone and size <= facts.largest]
-    for size in (*larger, DEFAULT_SIZE, *SMALLER_PROBES):
+    larger = [size for size in LARGER_PROBES if alone and facts.suits(size)]
+    smaller = [size for size in SMALLER if size not in facts.refused]
+    smallest = [DEFAULT_SIZE, *smaller][-1]
+    for size in (*larger, DEFAULT_SIZE, *smaller):
         forward = speeds.forward * relative_forward(size)
         each, rest = forward + speeds.linear, facts.validation * forward
         images = min(max((left - rest) / each, 0), facts.probed)
-        share = 1.0 if size >= DEFAULT_SIZE else LEAST_SHARE if size > SMALLER_PROBES[-1] else 0.0
+        share = 0.0 if size == smallest else 1.0 if size >= DEFAULT_SIZE else LEAST_SHARE
         least = min(facts.probed, max(LEAST_PROBE, round(share * facts.probed)))
         if images >= least:
             break

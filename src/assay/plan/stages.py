@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from assay.models.classifier import Flips
+from assay.metrics.intervals import SMALL_N
+from assay.models.classifier import FLIPS, Flips
 from assay.training.linear import SEARCH_ROWS
 
 DEFAULT_SIZE = 128  # pixels
@@ -18,6 +19,8 @@ MIN_UNLABELLED = 0.1  # per labelled image: fewer do not repay another training
 ENOUGH_LABELS = 30.0  # of a class: with fewer, features of all images tell the others better than a network of these
 FEATURE_BYTES = 2 * 4 * 1_280  # of an image, in a linear model on features of the usual width
 PROBE_BYTES, JUDGING_BYTES = 2e9, 8e9  # of memory, at most
+LARGER, SMALLER = (160, 192, 224), (96, 64)  # pixels, besides the default size
+SIZES = (*SMALLER, *LARGER)
 ENLARGED = 1.5  # times their own pixels, images gain by it: photographs of 128 do at 192, aerial ones of 64 do not
 
 
@@ -40,10 +43,11 @@ class Facts:
     metric: bool = False  # whether the plan has one, which chooses the epochs then
     repairs: bool = True  # whether labels may be changed or added, and classes weighed
     side: int = DEFAULT_SIZE  # of the images in pixels, the shorter of a median image
+    refused: frozenset[int] = frozenset()  # of `SIZES`, those that the backbone cannot take
     stages: int = 8  # of the backbone
     cached: bool = False  # whether activations at the boundary of its upper stages can be
     passes: float = 1.0  # of an image through the networks that answer, over one at the default size
-    second: str | None = None  # another backbone that suits the data
+    second: Mapping[str, Any] | None = None  # the settings of another model, whose backbone suits the data
     second_cost: float = 1.0  # its seconds an image, over those of the first
 
     @property
@@ -72,14 +76,23 @@ class Facts:
         return self.repairs and self.unlabelled >= MIN_UNLABELLED * self.labelled and self.unlabelled > 0
 
     @property
+    def can_compare(self) -> bool:
+        """Whether validation can tell which of two models is better."""
+        return self.validation >= SMALL_N
+
+    @property
+    def learns_from_unlabelled(self) -> bool:
+        """Whether labels for the unlabelled images are tried, and kept where validation improves."""
+        return self.has_unlabelled and self.can_compare
+
+    @property
     def lacks_labels(self) -> bool:
         """Whether unlabelled images show the classes better than the labels do: of tags they do not."""
         return self.has_unlabelled and self.smoothed and self.per_class < ENOUGH_LABELS
 
-    @property
-    def largest(self) -> float:
-        """The largest size in pixels that images are worth."""
-        return ENLARGED * self.side
+    def suits(self, size: int) -> bool:
+        """Return whether images of a size in pixels are worth it, and the backbone can take them."""
+        return size <= ENLARGED * self.side and size not in self.refused
 
 
 @dataclass(frozen=True)
@@ -122,6 +135,7 @@ KINDS = {
     VIEWS: "tune_views",
 }
 """Stage -> the kind of its step, where it is no fit."""
+TOGETHER = (ENSEMBLE, SECOND_BACKBONE)
 FITS = (LABELLED, UPPER, WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS)
 
 
@@ -131,6 +145,34 @@ def images_and_size(stage: Stage) -> tuple[int | None, int | None]:
     if "steps" in settings:
         ((_, settings),) = settings["steps"][-1].items()
     return settings.get("images"), settings.get("size")
+
+
+def passes(stages: Sequence[Stage], second_cost: float = 1.0) -> float:
+    """Return the seconds of an image through the model that these stages lead to, over one pass at the default size.
+
+    `second_cost` are those of a pass through the second backbone, likewise.
+    """
+    views = [len(FLIPS[stage.step["tune_views"]["flip"]]) for stage in stages if stage.name == VIEWS] or [1]
+    second = sum("model" in member for member in _members(stages))
+    area = sum((size / DEFAULT_SIZE) ** 2 for size in sizes_that_answer(stages)[0])
+    return views[0] * (area + second * (second_cost - 1))
+
+
+def sizes_that_answer(stages: Sequence[Stage]) -> tuple[list[int], bool]:
+    """Return the pixels of the images of each network that may answer, and whether they may do so together.
+
+    One answers alone, at most that of the largest images; or all fits do, and what is trained for the ensemble.
+    """
+    fits = [stage for stage in stages if stage.name in FITS] or [stage for stage in stages if stage.name == PROBE]
+    sizes = [images_and_size(stage)[1] or DEFAULT_SIZE for stage in fits] or [DEFAULT_SIZE]
+    if not any(stage.name in TOGETHER for stage in stages):
+        return [max(sizes)], False
+    return [*(DEFAULT_SIZE for member in _members(stages) if "steps" in member), *sizes], True
+
+
+def _members(stages: Sequence[Stage]) -> list[Mapping[str, Any]]:
+    ensembles = [stage.step["repeat"]["steps"][0]["ensemble"] for stage in stages if stage.name in TOGETHER]
+    return [member for ensemble in ensembles for member in ensemble["members"]]
 
 
 def relative_forward(size: int) -> float:

@@ -17,12 +17,12 @@ from assay.images.augment import Variation, augment, framed
 from assay.images.cache import Cache
 from assay.images.counter_rng import contents, image_keys
 from assay.images.geometry import WHOLE, Frame
-from assay.models.backbones import features_of
+from assay.models.backbones import built_with, features_of
 from assay.models.boundary import Boundary, activations
 from assay.models.classifier import Classifier
 from assay.models.folding import fold_batch_norm
 from assay.models.trained_model import hash_tensors
-from assay.predictions.image_rows import BATCH, JoinedRows, Rows, Table, kept_rows
+from assay.predictions.image_rows import BATCH, JoinedRows, Rows, Table, kept_rows, uncomputed
 from assay.progress import Progress
 from assay.training.devices import Hardware, HardwareChoice, candidates, half_precision, plan_trial, warm_seconds
 from assay.training.feature_blocks import IN_MEMORY
@@ -123,17 +123,24 @@ class Inference:
         classifier = self.classifier
         return lambda images: activations(classifier.backbone, boundary, classifier.normalise(images))
 
+    def uncomputed(self, ids: Sequence[str], *, folder: Path, view: View = PLAIN) -> int:
+        """Return of how many images the features of one view are still to be computed."""
+        images = self.images_of(ids, view)
+        parts = [replace(self, classifier=classifier) for classifier in self.classifier.parts]
+        return max(uncomputed(part.feature_table(folder, view), images) for part in parts)
+
     def feature_table(self, folder: Path, view: View = PLAIN) -> Table:
         """Return the table of the features of one view."""
         kind = features_of(self.classifier.backbone)
         flip = self.classifier.flip
         means = f"{'' if kind == 'last' else kind}{'' if flip == 'none' else flip}"
-        key = self._key(weights_hash(self.classifier.backbone) + means, view)
+        key = self._key(weights_hash(self.classifier.backbone) + means, view, self._architecture())
         return Table(folder, "features", key, (self.classifier.feature_count,), np.float32)
 
     def activation_table(self, folder: Path, boundary: Boundary, view: View = PLAIN) -> Table:
         """Return the table of the activations of one view, in half precision."""
-        key = self._key(f"{boundary.name} {boundary.weights} {' '.join(boundary.means)}".strip(), view)
+        below = f"{boundary.name} {boundary.weights} {' '.join(boundary.means)}".strip()
+        key = self._key(below, view, self._architecture())
         return Table(folder, "activations", key, boundary.shape, np.float16)
 
     def images_of(self, ids: Sequence[str], view: View) -> Ints:
@@ -143,12 +150,16 @@ class Inference:
             return numbers
         return image_keys(seed=0, step=0, epoch=0, images=numbers, view=chosen).view(np.int64)
 
-    def _key(self, weights: str, view: View) -> str:
+    def _architecture(self) -> str:
+        """Return what tells networks of the same weights apart: a pooling has none."""
+        return f"{self.classifier.backbone_name} {sorted(built_with(self.classifier.backbone).items())}"
+
+    def _key(self, weights: str, view: View, architecture: str) -> str:
         settings = None if view.settings is None else view.settings.model_dump_json()
         drawn = "" if settings is None else f"{settings} {view.seed} {view.number} {DRAWN_BY}"
         drawn += "" if view.frame == WHOLE else str(view.frame)
         normalised = f"{self.classifier.mean} {self.classifier.std}"
-        return fingerprint(weights, normalised, str(self.size), drawn)
+        return fingerprint(weights, architecture, normalised, str(self.size), drawn)
 
     def _kept(
         self, table: Table, ids: Sequence[str], view: View, network: Callable[[Tensor], Tensor], progress: Progress

@@ -45,9 +45,18 @@ MAP_LEAST = 300  # images: on a map of fewer, little can be seen
 QUALITY = 88  # of the JPEG that a sheet of synthetic images becomes
 
 
-def draw_run(folder: Path, *, page: bool, device: str, progress: Progress, seconds: float | None = None) -> None:
+def draw_run(
+    folder: Path,
+    *,
+    page: bool,
+    device: str,
+    progress: Progress,
+    seconds: float | None = None,
+    an_image: float | None = None,
+) -> None:
     """Draw the charts of a finished run and, where asked for, its page; within `seconds` where these are given.
 
+    `an_image`: seconds of an image through the networks that answer, at the default size, where that was measured.
     All metrics are written by now, so an error of the page that a user can mend is reported and ends no run.
     """
     began, computed = time.monotonic(), time.process_time()
@@ -59,7 +68,7 @@ def draw_run(folder: Path, *, page: bool, device: str, progress: Progress, secon
         taken = time.monotonic() - began
         # Charts are drawn by one thread: on an idle machine in the time that they compute.
         slower = taken / max(time.process_time() - computed, 1e-3)
-        images = map_images(seconds - taken, slower=slower, size=_input_size(folder))
+        images = map_images(seconds - taken, slower=slower, size=_input_size(folder), features=an_image or 0.0)
     try:
         with writing_below(folder):
             path = write_report(folder, settings=MapSettings(n=images), device=device, progress=progress)
@@ -69,13 +78,15 @@ def draw_run(folder: Path, *, page: bool, device: str, progress: Progress, secon
         progress.line(f"report: {path}")
 
 
-def map_images(seconds: float, *, slower: float = 1.0, size: int = DEFAULT_SIZE) -> int:
+def map_images(seconds: float, *, slower: float = 1.0, size: int = DEFAULT_SIZE, features: float = 0.0) -> int:
     """Return of how many images a map may be, 0 for none, so that the page is written within these seconds.
 
     `slower`: how many times as long as on an idle machine everything takes. `size`: of the images in pixels.
+    `features`: seconds of an image through the network at the default size, as measured on this machine.
     """
-    an_image = A_MAPPED_IMAGE + ITS_FEATURES * relative_forward(size)
-    images = int((seconds / max(slower, 1.0) - PAGE_SECONDS) / an_image)
+    slower = max(slower, 1.0)
+    an_image = slower * A_MAPPED_IMAGE + max(slower * ITS_FEATURES, features) * relative_forward(size)
+    images = int((seconds - slower * PAGE_SECONDS) / an_image)
     return 0 if images < MAP_LEAST else min(images, MAP_IMAGES)
 
 

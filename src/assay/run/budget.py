@@ -19,28 +19,27 @@ from assay.metrics.metrics import headline, higher_is_better
 from assay.models.backbones import freeze
 from assay.models.backbones import stages as stages_of_backbone
 from assay.models.boundary import find_boundary
-from assay.models.classifier import FLIPS
+from assay.models.classifier import ModelSettings, takes_size
 from assay.models.ensemble import load_model, replace_model
 from assay.plan.fit_stages import LEAST_FIT
 from assay.plan.plan import Plan, to_yaml
 from assay.plan.planner import budgeted_stages, default_stages
 from assay.plan.stages import (
     DEFAULT_SIZE,
-    ENSEMBLE,
-    FITS,
     PROBE,
     PSEUDO_LABELS,
     READING,
-    SECOND_BACKBONE,
+    SIZES,
     UPPER,
     USUAL_FORWARD,
-    VIEWS,
     WHOLE,
     Facts,
     Speeds,
     Stage,
     images_and_size,
+    passes,
     relative_forward,
+    sizes_that_answer,
 )
 from assay.predictions.inference import seconds_an_image
 from assay.progress import format_seconds
@@ -48,6 +47,7 @@ from assay.run.backbones import ranked
 from assay.run.conclusions import choose_model, stage_outcomes
 from assay.run.prepare import PreparedRun, StepChoice
 from assay.run.records import BackboneChoice, DoneRecord, StageOutcome
+from assay.run.runner import state_if_done
 from assay.steps.base import Context, State, StepPlan
 from assay.steps.hardware import inference_for
 from assay.steps.probe import ProbeSettings
@@ -65,28 +65,43 @@ class Budget:
     began: float  # when this process did, by `clock`
     clock: Callable[[], float] = time.monotonic
     before: float = 0.0  # seconds spent by earlier processes
-    key: str = ""  # of the data and of what else the stages follow from
+    key: str = ""  # of the data and of what else the stages follow from; empty until these are read
     decided: list[Stage] = field(default_factory=list)
     over: bool = False  # no stage is left to be decided
     closing: float = 0.0  # seconds kept for what follows the last stage
+    plan: str = ""  # a hash of the plan as it was given
     _noted: float = 0.0
+    _ours: bool = True  # what is in the folder; an earlier run there is archived before anything of this one is written
 
     @staticmethod
-    def open(run: RunFolder, seconds: float, began: float, *, clock: Callable[[], float] = time.monotonic) -> Budget:
-        """Return the budget of a run; where it is the one that was begun in its folder, it goes on."""
-        budget = Budget(run, seconds, began, clock)
+    def open(
+        run: RunFolder, seconds: float, began: float, *, plan: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> Budget:
+        """Return the budget of a run; where it is the one that was begun in its folder, it goes on.
+
+        Before it has a key, that is one of the same plan.
+        """
+        budget = Budget(run, seconds, began, clock, plan=plan, _ours=not run.plan.exists())
         if not run.budget.exists():
             return budget
         record = json.loads(run.budget.read_text(encoding="utf-8"))
-        if record["seconds"] == seconds:
+        if record["seconds"] == seconds and (record["key"] or record["plan"] == plan):
             budget.before, budget.key, budget.over = record["spent"], record["key"], record["over"]
             budget.decided = [Stage(**stage) for stage in record["stages"]]
+        else:
+            budget._ours = False
         return budget
 
     def belongs_to(self, key: str) -> None:
         """Begin anew unless the stages decided so far follow from the same data and settings, whose hash is `key`."""
-        if self.key != key:
-            self.key, self.before, self.decided, self.over = key, 0.0, [], False
+        if self.key and self.key != key:
+            self.before, self.decided, self.over = 0.0, [], False
+        self._ours = self.key in ("", key) and (self._ours or self.key == key)
+        self.key = key
+
+    def start_again(self) -> None:
+        """Count the time from the start of this process: steps of a finished run are to run again."""
+        self.before = 0.0
 
     @property
     def spent(self) -> float:
@@ -111,13 +126,14 @@ class Budget:
 
     def note(self) -> None:
         """Write the time spent, unless that was done a moment ago."""
-        if self.key and self.clock() - self._noted > NOTED:
+        if self._ours and self.clock() - self._noted > NOTED:
             self.write()
 
     def write(self) -> None:
-        self._noted = self.clock()
+        self._noted, self._ours = self.clock(), True
         stages = [{"name": one.name, "step": one.step, "seconds": one.seconds} for one in self.decided]
-        record = {"seconds": self.seconds, "spent": round(self.spent, 2), "key": self.key, "over": self.over}
+        record = {"seconds": self.seconds, "spent": round(self.spent, 2), "key": self.key, "plan": self.plan}
+        record["over"] = self.over
         with whole(self.run.budget, sync=False) as beside:
             beside.write_text(json.dumps({**record, "stages": stages}, indent=1) + "\n", encoding="utf-8")
 
@@ -131,7 +147,6 @@ SEVERAL = 1.5  # times as long where several networks answer
 SPARE = 1.15  # ending late is worse than ending early
 CLOSING_SHARE, CLOSING_MOST = 0.1, 0.25  # of a budget, at most; the second where all but the map takes so long
 SLOWEST = 5.0
-TOGETHER = (ENSEMBLE, SECOND_BACKBONE)
 USED = 0.9  # of a budget, below which a run says that it is to end early
 PROBE_FORWARD = 0.75  # of the seconds of a probe are features, at most
 LEAST_MEASURED = 500  # images of a probe that show how fast linear models learn: of fewer, beginning takes longest
@@ -152,30 +167,12 @@ def closing_seconds(budget: float, facts: Facts, forward: float, stages: Sequenc
     return min(needed, max(min(alone, CLOSING_MOST * budget), CLOSING_SHARE * budget))
 
 
-def seconds_of_test(images: int, forward: float, stages: Sequence[Stage]) -> float:
+def seconds_of_test(images: int, forward: float, stages: Sequence[Stage], second_cost: float = 1.0) -> float:
     """Return the seconds in which the model that these stages lead to predicts so many test images, read anew.
 
     It may be the mean of all fits. `forward` is how long an image takes through the backbone.
     """
-    return images * forward * (passes(stages) + READING * len(sizes_that_answer(stages)[0]))
-
-
-def passes(stages: Sequence[Stage]) -> float:
-    """Return the seconds of an image through the model that these stages lead to, over one pass at the default size."""
-    views = [len(FLIPS[stage.step["tune_views"]["flip"]]) for stage in stages if stage.name == VIEWS] or [1]
-    return sum(views[0] * (size / DEFAULT_SIZE) ** 2 for size in sizes_that_answer(stages)[0])
-
-
-def sizes_that_answer(stages: Sequence[Stage]) -> tuple[list[int], bool]:
-    """Return the pixels of the images of each network that may answer, and whether they may do so together.
-
-    One answers alone, at most that of the largest images; or all fits do, and what is trained for the ensemble.
-    """
-    fits = [stage for stage in stages if stage.name in FITS] or [stage for stage in stages if stage.name == PROBE]
-    sizes = [images_and_size(stage)[1] or DEFAULT_SIZE for stage in fits] or [DEFAULT_SIZE]
-    ensembles = [stage.step["repeat"]["steps"][0]["ensemble"] for stage in stages if stage.name in TOGETHER]
-    members = [DEFAULT_SIZE for ensemble in ensembles for member in ensemble["members"] if "steps" in member]
-    return ([*members, *sizes], True) if ensembles else ([max(sizes)], False)
+    return images * forward * (passes(stages, second_cost) + READING * len(sizes_that_answer(stages)[0]))
 
 
 class Staging:
@@ -188,12 +185,18 @@ class Staging:
         self.choice, self.budget, self.samples = choice, budget, prepared.samples
         self.context = replace(prepared.context, time_left=budget.left_for_stages)
         self.state, self.best = prepared.state, dict[str, float]()
+        self.an_image: float | None = None  # seconds through the backbone at the default size, once these are measured
         budget.belongs_to(fingerprint(prepared.state.key, to_yaml(choice.plan_with([]))))
-        if budget.over:  # the report is missing at most
-            return
+        if budget.over:
+            if state_if_done(self.plan.steps, prepared.state, self.context) is None:  # an edit was undone
+                budget.start_again()
+                self.context.progress.line(
+                    f"{budget.seconds / 60:g} minutes anew: steps of the finished run begin again"
+                )
+            return  # else the report is missing at most
         facts, self.speeds = _measured(choice.facts, prepared.state, self.context)
         tests = len(labelled(prepared.samples.part("test")))
-        self.facts = replace(with_second(facts, prepared.backbones), test=tests)
+        self.facts = replace(with_second(facts, prepared.backbones, self.context.model), test=tests)
         self._print_intention()
         if not budget.decided:  # noted later: what an earlier run left in the folder is not archived yet
             budget.decided.append(self._stages()[0])
@@ -225,11 +228,19 @@ class Staging:
         """Make the model of an epoch that of the run, where it validates better than what is handed on so far."""
         metrics = row["validation"]
         chief = headline(metrics, self.plan.metric)
-        if not (row["best"] and chief) or StepName(step).depth or not self._is_better(metrics, chief):
+        if not (row["best"] and chief) or not self._counts(StepName(step)):
+            return
+        if not self.best:  # this process has not decided yet: the one before it was killed
+            self._hand_on()
+        if not self._is_better(metrics, chief):
             return
         self.best, folder = dict(metrics), self.context.run.step(step)
         newest = folder.best if folder.best.spec.exists() else folder.last  # a fit may keep its last epoch alone
         replace_model(load_model(newest.path), self.context.run.model.path)
+
+    def _counts(self, step: StepName) -> bool:
+        """Return whether the epochs of a step validate on the images by which stages are compared."""
+        return not step.depth or (StepName(step.partition("/")[0]).kind == "repeat" and not step.is_trial)
 
     def _is_better(self, metrics: Mapping[str, float], chief: str) -> bool:
         before = self.best.get(chief)
@@ -250,22 +261,32 @@ class Staging:
         unchanged = [name for number, name in enumerate(done[: len(models)]) if models[number] in models[:number]]
         for _ in range(2):  # what follows the fits takes longer with larger images and more networks
             self._keep_for_closing(speeds, stages)
-            facts = replace(self.facts, passes=passes([*self.budget.decided, *stages]))
+            facts = replace(self.facts, passes=passes([*self.budget.decided, *stages], self.facts.second_cost))
             stages = budgeted_stages(facts, speeds, self.budget.left_for_stages(), done=done, unchanged=unchanged)
         return stages
 
     def _speeds(self, records: Mapping[StepName, DoneRecord]) -> Speeds:
         names = [stage.name for stage in self.budget.decided]
-        return refined(self.facts, self.speeds, dict(zip(names, records.values(), strict=False)))
+        fits = [self._fit_within(step) or record for step, record in records.items()]
+        speeds = refined(self.facts, self.speeds, dict(zip(names, fits, strict=False)))
+        self.an_image = speeds.forward
+        return speeds
+
+    def _fit_within(self, step: StepName) -> DoneRecord | None:
+        """Return the record of a fit in the first round of a step, which compares it; None where there is none."""
+        fit = self.context.run.step(StepName.at(1, "fit", within=step.part("round-1")))
+        return DoneRecord.read(fit) if fit.done.exists() else None
 
     def _keep_for_closing(self, speeds: Speeds, further: Sequence[Stage] = ()) -> None:
         stages = [*self.budget.decided, *further]
-        of_test = seconds_of_test(self.facts.test, speeds.forward, stages)
+        of_test = seconds_of_test(self.facts.test, speeds.forward, stages, self.facts.second_cost)
         self.budget.closing = closing_seconds(self.budget.seconds, self.facts, speeds.forward, stages) + of_test
 
+    def _step_names(self) -> list[StepName]:
+        return [StepName.at(number, next(iter(stage.step))) for number, stage in enumerate(self.budget.decided, 1)]
+
     def _records(self) -> dict[StepName, DoneRecord]:
-        names = [StepName.at(number, next(iter(stage.step))) for number, stage in enumerate(self.budget.decided, 1)]
-        run = self.context.run
+        run, names = self.context.run, self._step_names()
         return {name: DoneRecord.read(run.step(name)) for name in names if run.step(name).done.exists()}
 
     def _hand_on(self) -> None:
@@ -315,28 +336,35 @@ def _measured(facts: Facts, state: State, context: Context) -> tuple[Facts, Spee
     classifier = bare_classifier(state, context, size=DEFAULT_SIZE)
     inference = inference_for(classifier, ProbeSettings(size=DEFAULT_SIZE), context)
     forward = seconds_an_image(inference, state.samples.part("train").ids)
-    facts = replace(facts, stages=len(stages_of_backbone(classifier.backbone)))
+    refused = frozenset(size for size in SIZES if not takes_size(classifier, size))
+    facts = replace(facts, stages=len(stages_of_backbone(classifier.backbone)), refused=refused)
     freeze(classifier, facts.frozen)
     cached = find_boundary(classifier.backbone, size=DEFAULT_SIZE) is not None
     return replace(facts, cached=cached), Speeds.of_forward(forward, cached=cached, images=facts.labelled)
 
 
-def with_second(facts: Facts, choice: BackboneChoice | None) -> Facts:
-    """Return the facts with the best backbone that `backbone: auto` compared beside the chosen one, if any."""
+def with_second(facts: Facts, choice: BackboneChoice | None, model: ModelSettings) -> Facts:
+    """Return the facts with the best backbone that `backbone: auto` compared beside the chosen one, if any.
+
+    It reads the same stages as that of `model`, under the same head.
+    """
     rows = ranked(choice) if choice is not None else []
     first = [row for row in rows if choice is not None and row["backbones"] == [choice["chosen"]]]
     others = [row for row in rows if row not in first]
     if not (first and others):
         return facts
-    return replace(facts, second=others[0]["backbones"][0], second_cost=others[0]["seconds"] / first[0]["seconds"])
+    second = model.published(others[0]["backbones"][0]).model_dump(mode="json", exclude_defaults=True)
+    return replace(facts, second=second, second_cost=others[0]["seconds"] / first[0]["seconds"])
 
 
 def refined(facts: Facts, speeds: Speeds, records: Mapping[str, DoneRecord]) -> Speeds:
     """Return the speeds that the stages done have shown, the others as they were."""
     if (probe := records.get(PROBE)) is not None:
-        learnt_from = probe.details.get("images", facts.labelled)
-        images = (learnt_from + facts.validation) * relative_forward(probe.details.get("size", DEFAULT_SIZE))
-        forward = min(speeds.forward, PROBE_FORWARD * probe.seconds / images)  # a batch was timed in a busy moment
+        learnt_from, computed = probe.details["images"], probe.details.get("computed", 0)
+        images = computed * relative_forward(probe.details["size"])
+        forward = speeds.forward
+        if computed >= LEAST_MEASURED:  # else most features were there
+            forward = min(forward, PROBE_FORWARD * probe.seconds / images)  # a batch was timed in a busy moment
         speeds = Speeds.of_forward(forward, cached=facts.cached, images=facts.labelled)
         if learnt_from >= LEAST_MEASURED:
             rest = probe.seconds - images * forward

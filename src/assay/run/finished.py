@@ -128,9 +128,9 @@ class Run:
     def suspects(self) -> pl.DataFrame:
         """Return the labels that look wrong, the most suspicious first, with a blank column `label` to fill in.
 
-        `image`, `head`, `class` (of a tag), `given`, `suggested`, `label`, `quality` (probability of the given label),
-        `confidence` (of the suggested one), `split` (the part it is in), `done`. Raises RunError where the run judged
-        no labels.
+        `image`, `head`, `class` (of a tag), `given`, `suggested`, `label`, `wrong` (probability that the given label is
+        wrong), `quality` (of the given class, by the judge), `confidence` (of the suggested one), `split` (the part it
+        is in), `done`. Raises RunError where the run judged no labels.
         """
         if self.record.suspects is None:
             raise RunError(f"{self.folder}: judged no labels. Add the step clean_labels to its plan.")

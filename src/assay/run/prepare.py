@@ -27,7 +27,15 @@ from assay.labels.samples import Samples
 from assay.labels.subset import without
 from assay.models.classifier import AUTO
 from assay.models.trained_model import count_trained_on
-from assay.plan.facts import LOOKED_AT, about_imbalance, about_size, about_unlabelled, choose_flips, facts_of
+from assay.plan.facts import (
+    LOOKED_AT,
+    about_imbalance,
+    about_size,
+    about_unlabelled,
+    choose_flips,
+    facts_of,
+    median_side,
+)
 from assay.plan.metric import by_metric, require_defined
 from assay.plan.plan import LoadedPlan, Plan, anchored, complete, with_backbone, with_features
 from assay.plan.planner import budgeted_stages, default_stages
@@ -274,7 +282,8 @@ def _choice_of_steps(
     before = trained_on_at_start(loaded.plan.model, loaded.base, folder)
     pretrained = count_trained_on(before, samples.part("train")) > 0
     metric, repairs = loaded.plan.metric is not None, loaded.plan.repairs
-    facts = facts_of(samples, flip=flip, pretrained=pretrained, metric=metric, repairs=repairs, side=cache.side)
+    side = median_side(samples.part("train"))
+    facts = facts_of(samples, flip=flip, pretrained=pretrained, metric=metric, repairs=repairs, side=side)
     reasons = (
         f"no steps are given, so they are chosen; flip is {flip} ({why})",
         "no labels are judged: the weights to begin with were trained on some of these images" if pretrained else None,

@@ -66,9 +66,10 @@ __all__ = ["Draw", "Run", "evaluate", "load", "train"]
 LARGE = 10**8  # bytes of activations, from which a run names what it keeps
 
 Draw = Callable[..., None]
-"""Called as `draw(folder, page=..., device=..., progress=..., seconds=...)` once the metrics of a run are written.
+"""Called as `draw(folder, page=..., device=..., progress=..., seconds=..., an_image=...)` once metrics are written.
 
-`seconds` are those that are left of a budget, None without one.
+`seconds` are those that are left of a budget, and `an_image` those of an image through the networks that answer, at
+the default size; None without a budget.
 """
 
 
@@ -105,8 +106,8 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
     with writing_below(folder), lock(folder) if main else nullcontext(), graceful_stop(), quiet_libraries():
         if main:
             remove_unfinished(folder, "**/.*.part")
-        memory, minutes = PeakMemory(), loaded.plan.minutes
-        budget = None if minutes is None else Budget.open(RunFolder(folder), 60 * minutes, began)
+        memory = PeakMemory()
+        budget = None if loaded.plan.minutes is None else _budget(loaded.plan, folder, began)
         log = _Log(RunFolder(folder).log, progress or NoProgress(), memory, budget) if main else NoProgress()
         with tracked(log, folder, loaded.plan.track if main else ()) as watch:
             _print_processes(together, watch)
@@ -128,6 +129,7 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
                 drop_other_edits(prepared.ledger.path, state.done)
                 _tidy_cache(prepared.context, budgeted=staging is not None)
                 new = _finish(state, prepared, memory=memory, began=began, open_test=open_test, staging=staging)
+                an_image = None if staging is None else staging.an_image
                 del prepared, state, staging, further  # the table of images, which the page reads anew
                 if isinstance(log, _Log):
                     log.staging = None
@@ -135,7 +137,7 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
                 if new and draw is not None:
                     # No page for a variant or a trial, of which there are many.
                     left = None if budget is None else budget.left
-                    draw(folder, page=open_test, device=device, progress=watch, seconds=left)
+                    draw(folder, page=open_test, device=device, progress=watch, seconds=left, an_image=an_image)
             together.wait_for_everyone()
             return load(folder)
 
@@ -146,6 +148,11 @@ def _load_plan(plan: str | Path | Plan | LoadedPlan, recipe: str | None, overrid
     if isinstance(plan, Plan):
         return LoadedPlan(plan, base=Path.cwd(), source_name="plan")
     return from_source(given_path(plan), recipe=recipe, overrides=overrides)
+
+
+def _budget(plan: Plan, folder: Path, began: float) -> Budget:
+    assert plan.minutes is not None
+    return Budget.open(RunFolder(folder), 60 * plan.minutes, began, plan=fingerprint(to_yaml(plan)))
 
 
 def _print_processes(together: Processes, progress: Progress) -> None:
@@ -355,10 +362,17 @@ class _Log(ForwardingProgress):
         self._path, self._memory, self._budget = path, memory, budget
         self.staging: Staging | None = None  # once the stages of a budget are decided
 
-    def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None:
-        self._memory.note()
+    def _note_time(self) -> None:
         if self._budget is not None:
             self._budget.note()
+
+    def begin(self, what: str, total: int) -> None:
+        self._note_time()
+        super().begin(what, total)
+
+    def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None:
+        self._memory.note()
+        self._note_time()
         super().advance(count, metrics)
         leave_if_stopped()
 
@@ -368,5 +382,6 @@ class _Log(ForwardingProgress):
         super().epoch(row)
 
     def line(self, text: str) -> None:
+        self._note_time()
         super().line(text)  # first, since the disk may be full
         add_to_log(self._path, line=text)

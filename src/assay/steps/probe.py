@@ -58,9 +58,11 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     classifier = frozen_backbone(state, context, size=settings.size)
     network = describe_network(classifier, context, size=settings.size)
     inference = inference_for(classifier, settings, context)
+    wanted, cache = [*((view, train) for view in _views(settings, context)), (PLAIN, validation)], context.run.cache
+    computed = sum(inference.uncomputed(part.names, folder=cache, view=view) for view, part in wanted)
     *train_features, validation_features = (
-        inference.feature_table_of(part.names, folder=context.run.cache, progress=context.progress, view=view)
-        for view, part in [*((view, train) for view in _views(settings, context)), (PLAIN, validation)]
+        inference.feature_table_of(part.names, folder=cache, progress=context.progress, view=view)
+        for view, part in wanted
     )
     rule, space = rule_for(settings.prior, train), state.samples.space
     with stage(context.progress, "fitting the linear model"):
@@ -83,7 +85,7 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
             logits[rows] = classifier.classify(torch.from_numpy(features)).numpy()
     predictions = Predictions.of(validation.ids, space, model.decision_rule.logits(logits), model=context.name)
     details = {"strengths": strengths, "network": network, "images": len(train), "size": settings.size}
-    return StepResult(save_best(model, predictions, context), details=details)
+    return StepResult(save_best(model, predictions, context), details={**details, "computed": computed})
 
 
 STEP = Step(
