@@ -38,7 +38,8 @@ from assay.training.fit_task import TimeLimit
 def plan(colours: Path, tmp_path: Path, plain_runs: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A plan without steps; a fit ends after two epochs, however much time there is."""
     monkeypatch.setattr("assay.plan.fit_stages.MOST_EPOCHS", 2)
-    monkeypatch.setattr("assay.plan.stages.SMALL_N", 5)  # images by which stages can be compared
+    for module in ("plan.stages", "steps.repeat", "run.conclusions"):  # images by which models can be compared
+        monkeypatch.setattr(f"assay.{module}.SMALL_N", 5)
     for module in ("planner", "fit_stages"):
         monkeypatch.setattr(f"assay.plan.{module}.DEFAULT_SIZE", 32)
     path = tmp_path / "plan.yaml"
@@ -84,7 +85,7 @@ def test_a_run_within_minutes_says_what_it_intends_and_what_came_of_it(
     carried_out = load(tmp_path / "run/plan.yaml").plan
     kinds = [step.kind for step in carried_out.steps]
     assert carried_out.model.features == "all_stages"
-    assert kinds[:4] == ["probe", "clean_labels", "fit", "repeat"]
+    assert kinds[:4] == ["probe", "clean_labels", "repeat", "repeat"]
     again = Lines()
     assert train(plan, run=tmp_path / "run", progress=again).metrics == run.metrics
     assert any("nothing to do" in line for line in again.lines)
@@ -233,15 +234,18 @@ class Epochs(Lines):
 def live_until_killed(plan: Path, run: Path) -> None:
     """Train within minutes as the fixture `plan` has it, and die in the second epoch of the whole network."""
     from assay.plan import fit_stages, planner
+    from assay.plan import stages as of_plan
     from assay.run import train as run_module
+    from assay.steps import repeat
     from assay.training import processes
 
     fit_stages.MOST_EPOCHS, fit_stages.DEFAULT_SIZE, planner.DEFAULT_SIZE = 2, 32, 32
+    of_plan.SMALL_N = repeat.SMALL_N = 5
     run_module.baselines = lambda *given, **options: {}
     step = processes.Machine.optimizer_step
 
     def deadly(*given: Any, **options: Any) -> Any:
-        if list(run.glob("steps/*fit/checkpoint.safetensors")):
+        if list(run.glob("steps/*repeat/round-1/01-fit/checkpoint.safetensors")):
             os.kill(os.getpid(), signal.SIGKILL)
         return step(*given, **options)
 

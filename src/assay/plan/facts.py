@@ -41,10 +41,11 @@ def facts_of(
         labelled=max(1, int(known.sum())),
         unlabelled=int((~known).sum()),
         validation=int(validation.labelled().sum()),
+        compared=min(filter(None, _known_by_head(validation)), default=0),
         per_class=min(float(head.known(codes).sum()) / head.size for head, _, codes in train.space.each(train.codes())),
         smoothed=not tags,
         tuned=tuple(head.name for head in tags if validation.counts(head).sum() >= RARE),
-        calibrated=_validates(samples),
+        calibrated=all(_known_by_head(validation)),
         classes=samples.space.width,
         heads=len(samples.space),
         flip=flip,
@@ -55,10 +56,10 @@ def facts_of(
     )
 
 
-def _validates(samples: Samples) -> bool:
-    """Return whether validation has labels of every head."""
-    validation = samples.part("val")
-    return all(head.known(codes).any() for head, _, codes in samples.space.each(validation.codes()))
+def _known_by_head(part: Samples) -> list[int]:
+    """Return how many images have a label of each head."""
+    codes = part.space.each(part.codes())
+    return [int(head.known(cells).sum()) for head, _, cells in codes]
 
 
 def about_size(facts: Facts) -> Iterator[str]:
@@ -85,7 +86,7 @@ def about_unlabelled(facts: Facts) -> str | None:
             "to all images, label them where held-out labels show that it helps"
         )
     if facts.has_unlabelled and not facts.can_compare:
-        return f"{count}: {facts.validation} labelled validation images cannot tell whether labels for them help"
+        return f"{count}: {facts.comparing} labelled validation images cannot tell whether labels for them help"
     if facts.has_unlabelled:
         return f"{count}: a model labels them, and a second one learns from these too, kept if validation improves"
     return f"{count}: too few, beside {facts.labelled:,} with one, to repay another training; no model learns from them"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from assay.files import StepName
 from assay.plan.stages import (
     DEFAULT_SIZE,
     LABELLED,
@@ -151,8 +152,13 @@ def more_epochs(facts: Facts, seconds: float, epoch: float) -> Stage:
 
 
 def if_compared(facts: Facts, fit: Stage) -> Stage:
-    """Return a fit that follows another one: its model is handed on where validation gains by it, if that can tell."""
+    """Return a fit whose model is handed on where validation gains by it, if that can tell."""
     return replace(fit, step=if_better([fit.step])) if facts.can_compare else fit
+
+
+def compared_fit(number: int) -> StepName:
+    """Return the name of a fit within step `number`, which compares it."""
+    return StepName.at(1, "fit", within=StepName.at(number, "repeat").part("round-1"))
 
 
 def if_better(steps: list[Mapping[str, Any]]) -> dict[str, Any]:

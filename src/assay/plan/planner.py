@@ -17,6 +17,7 @@ from assay.plan.fit_stages import (
     LEAST_FIT,
     LEAST_WHOLE,
     MIN_OPTIMIZER_STEPS,
+    compared_fit,
     epoch_seconds,
     fit_settings,
     fit_stage,
@@ -67,6 +68,7 @@ SUSPECTS = 0.05  # of the time left: a list of suspect labels may cost no more
 UPPER_EPOCHS, ENLARGED_EPOCHS = 8.0, 16.0  # of the whole network: with more, upper stages (of larger images) need none
 LEAST_AFTER = 4.0  # epochs of the whole network after its upper stages: for fewer these take all of the time
 UPPER_SHARE = 0.35  # of the time left, for the upper stages, where the whole network is trained after them
+LEAST_UPPER = 2.0  # epochs of upper stages on cached activations: after one they are below the probe they begin with
 LEAST_EPOCH = 0.3  # of upper stages that are not cached: with less they have not recovered from the first steps
 PSEUDO = 0.5  # of the time left, for the fit on pseudo-labels
 LARGER_PROBES = (192, 160)  # pixels: where no fit follows
@@ -160,23 +162,23 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     epoch = epoch_seconds(facts, speeds.training, speeds)
     epochs, second = left / epoch, _second_seconds(facts, speeds, done)
     begun = {WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS} & set(done)
+    of_upper = epoch_seconds(facts, speeds.upper, speeds)
     a_view = (facts.labelled + facts.validation) * speeds.forward  # about: of all stages
-    least = max(LEAST_FIT, 2 * a_view if facts.cached else LEAST_EPOCH * epoch_seconds(facts, speeds.upper, speeds))
-    begin, follows_upper = UPPER not in done and not begun and left >= least, UPPER in done
+    least = max(LEAST_FIT, a_view + LEAST_UPPER * of_upper if facts.cached else LEAST_EPOCH * of_upper)
+    begin = UPPER not in done and not begun and left >= least
     enlarged = upper_stage(UPPER, facts, speeds, left, larger=LARGER)
     is_enlarged = enlarged.step["fit"]["size"] > DEFAULT_SIZE
     if begin and epochs < (ENLARGED_EPOCHS if is_enlarged else LEAST_AFTER / (1 - UPPER_SHARE)):
-        yield enlarged
+        yield if_compared(facts, enlarged)
         return
     if begin and epochs < UPPER_EPOCHS:
         seconds = UPPER_SHARE * left
-        yield upper_stage(UPPER, facts, speeds, seconds)
-        follows_upper = True
+        yield if_compared(facts, upper_stage(UPPER, facts, speeds, seconds))
         left, second = left - seconds, _second_seconds(facts, speeds, [UPPER])
     if WHOLE not in done and not begun and left >= max(LEAST_FIT, LEAST_WHOLE * epoch):
         seconds = _whole_seconds(facts, left, epoch, second)
         whole = fit_stage(WHOLE, facts, seconds, epoch)
-        yield if_compared(facts, whole) if follows_upper else whole
+        yield if_compared(facts, whole)
         left -= whole.seconds
     elif not begun:
         return
@@ -189,12 +191,6 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     yield from larger
     if not larger and facts.can_compare and MORE_EPOCHS not in done and max(LEAST_MORE, epoch) <= left < second:
         yield more_epochs(facts, left, epoch)
-
-
-def kinds_of(facts: Facts, names: Sequence[str]) -> list[str]:
-    """Return the kinds of the steps of stages of these names, in order: a fit that is compared is in a `repeat`."""
-    compared = {LARGER_IMAGES, *([WHOLE] if UPPER in names else [])} if facts.can_compare else set()
-    return [KINDS.get(name, "repeat" if name in compared else "fit") for name in names]
 
 
 def _whole_seconds(facts: Facts, left: float, epoch: float, second: float) -> float:
@@ -232,13 +228,15 @@ def _ensemble(
     """Yield the mean of the models that the fits among these stages left, where there are two of them.
 
     Weights are equal: smoothed labels leave networks unsure to different degrees, which is all that weights by the
-    loss would make up for. A second network is trained as one of its members, where `left` seconds suffice.
+    loss would make up for. A second network is trained as one of its members, where `left` seconds suffice. A fit that
+    is a little worse than the one before it is a member all the same.
     """
-    at = enumerate(kinds_of(facts, names), 1)
-    steps = [StepName.at(number, kind) for number, kind in at if names[number - 1] in FITS]
-    members: list[Mapping[str, Any]] = [
-        {"step": str(step)} for step in steps if names[step.number - 1] not in unchanged
+    steps = [
+        StepName.at(number, KINDS[name]) if name in KINDS else compared_fit(number)
+        for number, name in enumerate(names, 1)
+        if name in FITS and not (name in KINDS and name in unchanged)
     ]
+    members: list[Mapping[str, Any]] = [{"step": str(step)} for step in steps]
     name, seconds = ENSEMBLE, ENSEMBLE_SECONDS
     if members and left >= _second_seconds(facts, speeds, names):
         name = SECOND_BACKBONE if facts.second else ENSEMBLE

@@ -31,6 +31,7 @@ class Facts:
     labelled: int  # training images
     unlabelled: int
     validation: int
+    compared: int | None = None  # of these, those with a label of the head that has fewest; all, unless it is given
     per_class: float = math.inf  # labelled training images of a class, on average, of the head with fewest
     test: int = 0  # labelled: they are predicted when the last stage is over
     smoothed: bool = True  # labels: where every head is multi-class
@@ -76,9 +77,14 @@ class Facts:
         return self.repairs and self.unlabelled >= MIN_UNLABELLED * self.labelled and self.unlabelled > 0
 
     @property
+    def comparing(self) -> int:
+        """The validation images by which models are compared: of the head that has fewest."""
+        return self.validation if self.compared is None else self.compared
+
+    @property
     def can_compare(self) -> bool:
-        """Whether validation can tell which of two models is better."""
-        return self.validation >= SMALL_N
+        """Whether validation can tell which of two models is better, by the rule of `repeat`."""
+        return self.comparing >= SMALL_N
 
     @property
     def learns_from_unlabelled(self) -> bool:

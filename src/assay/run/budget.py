@@ -21,7 +21,7 @@ from assay.models.backbones import stages as stages_of_backbone
 from assay.models.boundary import find_boundary
 from assay.models.classifier import ModelSettings, takes_size
 from assay.models.ensemble import load_model, replace_model
-from assay.plan.fit_stages import LEAST_FIT
+from assay.plan.fit_stages import LEAST_FIT, compared_fit
 from assay.plan.plan import Plan, to_yaml
 from assay.plan.planner import budgeted_stages, default_stages
 from assay.plan.stages import (
@@ -267,14 +267,14 @@ class Staging:
 
     def _speeds(self, records: Mapping[StepName, DoneRecord]) -> Speeds:
         names = [stage.name for stage in self.budget.decided]
-        fits = [self._fit_within(step) or record for step, record in records.items()]
+        fits = [self._fit_within(step.number) or record for step, record in records.items()]
         speeds = refined(self.facts, self.speeds, dict(zip(names, fits, strict=False)))
         self.an_image = speeds.forward
         return speeds
 
-    def _fit_within(self, step: StepName) -> DoneRecord | None:
-        """Return the record of a fit in the first round of a step, which compares it; None where there is none."""
-        fit = self.context.run.step(StepName.at(1, "fit", within=step.part("round-1")))
+    def _fit_within(self, number: int) -> DoneRecord | None:
+        """Return the record of a fit within a step, which compares it; None where there is none."""
+        fit = self.context.run.step(compared_fit(number))
         return DoneRecord.read(fit) if fit.done.exists() else None
 
     def _keep_for_closing(self, speeds: Speeds, further: Sequence[Stage] = ()) -> None:
