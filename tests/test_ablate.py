@@ -116,6 +116,25 @@ def test_all_repairs_are_left_out_at_once_those_within_others_too() -> None:
     assert [step.kind for step in without_repairs(whole.plan.steps)] == ["fit", "calibrate"]
 
 
+def test_members_of_an_ensemble_follow_the_numbers_of_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, step in REAL.items():
+        monkeypatch.setitem(STEPS, kind, step)
+    compared = "repeat: {times: 1, only_if_better: true, steps: [fit]}"
+    pseudo = "repeat: {times: 1, only_if_better: true, steps: [pseudo_label, fit]}"
+    members = "[{step: 03-repeat/round-1/01-fit}, {step: 04-repeat}, {steps: [probe]}]"
+    together = f"repeat: {{times: 1, only_if_better: true, steps: [ensemble: {{members: {members}}}]}}"
+    cleaned, unlabelled = of("probe", "clean_labels: {action: drop}", compared, pseudo, together)[1:]
+
+    def named(variant: Variant) -> list[str | None]:
+        return [member.step for member in variant.plan.steps[-1].settings.steps[0].settings.members]
+
+    assert named(cleaned) == ["02-repeat/round-1/01-fit", "03-repeat", None]
+    assert named(unlabelled) == ["03-repeat/round-1/01-fit", None]
+    alone = together.replace(", {steps: [probe]}", "")
+    (_, unlabelled) = of("probe", "clean_labels: {action: drop}", compared, pseudo, alone)[1:]
+    assert [step.kind for step in unlabelled.plan.steps] == ["probe", "clean_labels", "repeat"]
+
+
 def test_any_step_is_left_out_when_named() -> None:
     named = of("probe", "fit", "repeat: {times: 2, steps: [fit, probe]}", without=["steps.1", "steps.2.repeat.steps.0"])
     assert [kinds(variant) for variant in named[1:]] == [

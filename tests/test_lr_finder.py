@@ -135,7 +135,9 @@ def test_a_fit_from_nothing_is_suggested_a_rate(tiny_plan: Callable[..., str]) -
 
 def test_enough_batches_need_no_word() -> None:
     curve = pl.DataFrame({"lr": [1e-3] * 50})
-    test = RangeTest(StepName("01-fit"), 0, FitSettings(), curve, False, suggest([], [], diverged=True), 4000, 32)
+    test = RangeTest(
+        StepName("01-fit"), "steps.0.fit", FitSettings(), curve, False, suggest([], [], diverged=True), 4000, 32
+    )
     assert test.basis == "50 optimiser steps of 32 on 4,000 training images"
 
 
@@ -185,6 +187,14 @@ def test_a_step_is_chosen_by_its_index(tiny_plan: Callable[..., str]) -> None:
     Path("plan.yaml").write_text(tiny_plan(frozen, PROBE, f"{FIT}}}"))
     assert run_json("plan.yaml", *QUICK)["step"] == "01-fit"
     assert run_json("plan.yaml", *QUICK, "--step", "2")["step"] == "03-fit"
+
+
+def test_a_fit_that_is_compared_is_within_a_repeat(tiny_plan: Callable[..., str]) -> None:
+    compared = f"repeat: {{times: 1, only_if_better: true, steps: [{FIT}}}]}}"
+    Path("plan.yaml").write_text(tiny_plan(PROBE, compared))
+    result = run_json("plan.yaml", *QUICK)
+    assert result["step"] == "02-repeat/round-1/01-fit"
+    assert result["set"] is None or result["set"].startswith("steps.1.repeat.steps.0.fit.lr=")
 
 
 # Bad input

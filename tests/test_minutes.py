@@ -181,7 +181,7 @@ def test_a_worse_epoch_after_a_kill_does_not_replace_what_was_handed_on(
         {},
     )
     handed_on: list[float] = []
-    monkeypatch.setattr(Staging, "_hand_on", lambda self: self.best.update(accuracy=0.9))
+    monkeypatch.setattr(Staging, "_hand_on", lambda self, before: self.best.update(accuracy=0.9))
     monkeypatch.setattr("assay.run.budget.load_model", lambda path: None)
     monkeypatch.setattr("assay.run.budget.replace_model", lambda *given: handed_on.append(staging.best["accuracy"]))
     for step, value in [

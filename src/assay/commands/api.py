@@ -37,7 +37,7 @@ def draw(
     """Draw the charts of a run, and its page where asked for; what draws is imported only now, which takes seconds.
 
     Within `seconds`, the map on the page is of as many images as they allow; `an_image` is how many seconds one takes
-    through the networks that answer, at the default size.
+    through the backbone, at the default size.
     """
     require_home()
     with stage(progress, "drawing the charts" + (" and the report" if page else "")):

@@ -25,8 +25,10 @@ from assay.plan.plan import LoadedPlan, Plan, anchored
 from assay.progress import Progress
 from assay.run.prepare import prepare_run
 from assay.run.runner import run_steps
+from assay.steps.base import StepPlan
 from assay.steps.fit import PreparedFit, prepared_fit
 from assay.steps.fit_settings import FitSettings
+from assay.steps.repeat import RepeatSettings
 from assay.training.devices import keep_freed_memory, pick_device
 from assay.training.fit_task import EpochLogits, FitState
 from assay.training.loop import optimizer_step
@@ -88,7 +90,7 @@ class RangeTest:
     """A range test of one step, and what it suggests."""
 
     name: StepName
-    index: int  # of the step in the plan, from 0
+    key: str  # of the fit in the plan: steps.1.fit
     settings: FitSettings
     curve: pl.DataFrame  # lr, loss, smoothed
     diverged: bool
@@ -115,11 +117,10 @@ class RangeTest:
         lr = self.suggestion.lr
         if lr is None:
             return None
-        key = f"steps.{self.index}.fit"
         if self.settings.discriminative is None:
-            return f"{key}.lr={lr:.2g}"
+            return f"{self.key}.lr={lr:.2g}"
         low, high = self.settings.discriminative
-        return f"{key}.discriminative=[{low / high * lr:.2g}, {lr:.2g}]"
+        return f"{self.key}.discriminative=[{low / high * lr:.2g}, {lr:.2g}]"
 
     def to_json(self) -> dict[str, object]:
         suggestion = self.suggestion
@@ -167,9 +168,11 @@ def run_range_test(
         _share(folder, plan, run)  # the plan has its steps now
         index = find_fit(plan, step)
         state = run_steps(plan.steps[:index], prepared.state, context)
-        settings = plan.steps[index].settings
-        assert isinstance(settings, FitSettings)
-        here = context.for_step(index + 1, "fit")
+        settings, repeated = _fit_of(plan.steps[index]), plan.steps[index].kind == "repeat"
+        assert settings is not None
+        here, key = context.for_step(index + 1, plan.steps[index].kind), f"steps.{index}.fit"
+        if repeated:
+            here, key = here.for_round(1).for_step(1, "fit"), f"steps.{index}.repeat.steps.0.fit"
         with prepared_fit(settings, state, here) as fit:
             progress.begin(f"{here.name}, rates", bounds.steps)
             losses, diverged = climb(fit, bounds.rates(), progress)
@@ -178,12 +181,15 @@ def run_range_test(
     rates = bounds.rates()[: len(losses)]
     suggestion = suggest(rates, losses, diverged=diverged)
     curve = pl.DataFrame({"lr": rates, "loss": losses, "smoothed": smoothed(losses)})
-    return RangeTest(here.name, index, settings, curve, diverged, suggestion, images, batch)
+    return RangeTest(here.name, key, settings, curve, diverged, suggestion, images, batch)
 
 
 def find_fit(plan: Plan, step: int | None) -> int:
-    """Return the index of the fit among the steps, from 0. Raises PlanError where there is none."""
-    fits = [index for index, one in enumerate(plan.steps) if isinstance(one.settings, FitSettings)]
+    """Return the index of the fit among the steps, from 0, or of the `repeat` that begins with it.
+
+    Raises PlanError where there is none.
+    """
+    fits = [index for index, one in enumerate(plan.steps) if _fit_of(one) is not None]
     if not fits:
         raise PlanError(
             "lr: none of the plan's steps is a fit, and only a fit has a learning rate. Add one, or try a fit that is "
@@ -192,10 +198,17 @@ def find_fit(plan: Plan, step: int | None) -> int:
     if step is None:
         return fits[0]
     if step not in fits:
-        there = ", ".join(f"{index} ({StepName.at(index + 1, 'fit')})" for index in fits)
+        there = ", ".join(f"{index} ({StepName.at(index + 1, plan.steps[index].kind)})" for index in fits)
         known = f"is {plan.steps[step].kind}, and no fit" if 0 <= step < len(plan.steps) else "is not there"
         raise PlanError(f"--step {step}: steps.{step} {known}. The fits, counted from 0, are: {there}.")
     return step
+
+
+def _fit_of(step: StepPlan) -> FitSettings | None:
+    settings = step.settings
+    if isinstance(settings, RepeatSettings):
+        settings = settings.steps[0].settings
+    return settings if isinstance(settings, FitSettings) else None
 
 
 def top_of(settings: FitSettings) -> float:

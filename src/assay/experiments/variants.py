@@ -13,6 +13,8 @@ from assay.files import StepName, fingerprint
 from assay.plan.plan import Plan, parse, to_yaml
 from assay.steps import STEPS
 from assay.steps.base import StepPlan
+from assay.steps.ensemble import EnsembleSettings
+from assay.steps.ensemble_members import MemberPlan
 
 REPAIRS = tuple(kind for kind, step in STEPS.items() if step.repairs)
 
@@ -77,19 +79,57 @@ def left(steps: Steps, path: Path) -> Steps:
 
     A `repeat` whose last repair was that goes with it: its rounds would be nothing but more training, and the plan
     with the step would be compared with one that trained as long on labels that never change. Where nothing
-    before it makes a model, its steps stay, once.
+    before it makes a model, its steps stay, once. Ensembles name their members by the new numbers of steps, and lose
+    those that were in what is gone.
     """
+    after = _without(steps, path)
+    moved = len(after) - len(steps)
+    return tuple(one for step in after if (one := _renumbered(step, path[0], moved))) if moved else after
+
+
+def _without(steps: Steps, path: Path) -> Steps:
     index, *inner = path
     before, step, after = steps[:index], steps[index], steps[index + 1 :]
     if not inner:
         return before + after
-    held = left(_held(step), tuple(inner))
+    held = _without(_held(step), tuple(inner))
     if step.kind == "repeat" and _any_repairs(_held(step)) and not _any_repairs(held):
         return before + (() if any(one.kind not in REPAIRS for one in before) else held) + after
     if not held:
         return before + after
-    changed = step.model_copy(update={"settings": step.settings.model_copy(update={"steps": held})})
-    return (*before, changed, *after)
+    return (*before, _with(step, steps=held), *after)
+
+
+def _renumbered(step: StepPlan, gone: int, moved: int) -> StepPlan | None:
+    """Return a step whose members are named as after step `gone` (from 0) has gone and those behind it have moved.
+
+    None for an ensemble of which one member is left, and for what holds nothing else.
+    """
+    settings: Any = step.settings
+    if isinstance(settings, EnsembleSettings):
+        named = [_member_after(member, gone, moved) for member in settings.members]
+        members = tuple(member for member in named if member)
+        if len(members) == len(named):
+            return _with(step, members=members)
+        return _with(step, members=members) if len(members) > 1 else None
+    if not (held := _held(step)):
+        return step
+    kept = tuple(one for each in held if (one := _renumbered(each, gone, moved)))
+    return _with(step, steps=kept) if kept else None
+
+
+def _member_after(member: MemberPlan, gone: int, moved: int) -> MemberPlan | None:
+    if member.step is None or not (number := re.match(r"\d+", member.step)):
+        return member
+    index = int(number[0]) - 1
+    if index == gone:
+        return None
+    name = f"{index + 1 + moved:02d}{member.step[number.end() :]}" if index > gone else member.step
+    return member.model_copy(update={"step": name})
+
+
+def _with(step: StepPlan, **changed: Any) -> StepPlan:
+    return step.model_copy(update={"settings": step.settings.model_copy(update=changed)})
 
 
 def without_repairs(steps: Steps) -> Steps:

@@ -56,7 +56,7 @@ def draw_run(
 ) -> None:
     """Draw the charts of a finished run and, where asked for, its page; within `seconds` where these are given.
 
-    `an_image`: seconds of an image through the networks that answer, at the default size, where that was measured.
+    `an_image`: seconds of an image through the backbone at the default size, where that was measured.
     All metrics are written by now, so an error of the page that a user can mend is reported and ends no run.
     """
     began, computed = time.monotonic(), time.process_time()

@@ -92,6 +92,11 @@ class Budget:
             budget._ours = False
         return budget
 
+    def forget(self) -> None:
+        """Remove what was noted before there is a key: a command that cannot be carried out has spent nothing."""
+        if self._ours and not self.key:
+            self.run.budget.unlink(missing_ok=True)
+
     def belongs_to(self, key: str) -> None:
         """Begin anew unless the stages decided so far follow from the same data and settings, whose hash is `key`."""
         if self.key and self.key != key:
@@ -189,7 +194,8 @@ class Staging:
         budget.belongs_to(fingerprint(prepared.state.key, to_yaml(choice.plan_with([]))))
         if budget.over:
             if state_if_done(self.plan.steps, prepared.state, self.context) is None:  # an edit was undone
-                budget.start_again()
+                if self.context.run.metrics.exists():  # else what runs again was begun by a process before
+                    budget.start_again()
                 self.context.progress.line(
                     f"{budget.seconds / 60:g} minutes anew: steps of the finished run begin again"
                 )
@@ -231,7 +237,7 @@ class Staging:
         if not (row["best"] and chief) or not self._counts(StepName(step)):
             return
         if not self.best:  # this process has not decided yet: the one before it was killed
-            self._hand_on()
+            self._hand_on(before=StepName(step.partition("/")[0]).number)
         if not self._is_better(metrics, chief):
             return
         self.best, folder = dict(metrics), self.context.run.step(step)
@@ -289,10 +295,13 @@ class Staging:
         run, names = self.context.run, self._step_names()
         return {name: DoneRecord.read(run.step(name)) for name in names if run.step(name).done.exists()}
 
-    def _hand_on(self) -> None:
-        """Make the best model so far that of the run, for whoever needs one before it is finished."""
-        run, records = self.context.run, self._records()
-        plan = self.plan
+    def _hand_on(self, *, before: int | None = None) -> None:
+        """Make the best model so far that of the run, for whoever needs one before it is finished.
+
+        `before`: only of steps before that number; those from it on may be of other labels, and run again.
+        """
+        run, plan = self.context.run, self.plan
+        records = {name: one for name, one in self._records().items() if before is None or name.number < before}
         choice = choose_model(records, self.samples, run, plan.take, metric=plan.metric, any_better=True)
         if choice is not None:
             record = records[StepName(choice["step"])]

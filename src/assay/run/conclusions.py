@@ -116,17 +116,18 @@ def stage_outcomes(
         change: Number | None = None
         if before and now and chief:
             change = gain([estimate(before.scores, chief)], [estimate(now.scores, chief)]).to_json()
-        outcomes.append(
-            StageOutcome(
-                stage=stage.name,
-                step=name,
-                intended=round(stage.seconds, 1),
-                seconds=record.seconds,
-                metric=chief,
-                value=(record.scores or {})["metrics"][chief]["value"] if chief else None,
-                gain=change,
-            )
+        outcome = StageOutcome(
+            stage=stage.name,
+            step=name,
+            intended=round(stage.seconds, 1),
+            seconds=record.seconds,
+            metric=chief,
+            value=(record.scores or {})["metrics"][chief]["value"] if chief else None,
+            gain=change,
         )
+        if (rounds := record.details.get("rounds")) and not rounds[-1]["kept"]:
+            outcome |= {"value": rounds[-1]["after"], "gain": rounds[-1]["gain"], "kept": False}
+        outcomes.append(outcome)
         before = now or before
     return outcomes
 
@@ -302,7 +303,8 @@ def _stage_lines(record: RunMetrics) -> Iterator[str]:
             yield f"  {one['stage']}: {took}."
         else:
             change = f", {_number(one['gain'])} on the stage before" if one["gain"] else ""
-            yield f"  {one['stage']}: {took}; {one['metric'].replace('_', ' ')} {one['value']:.3f}{change}."
+            dropped = "" if one.get("kept", True) else ", and so not kept"
+            yield f"  {one['stage']}: {took}; {one['metric'].replace('_', ' ')} {one['value']:.3f}{change}{dropped}."
 
 
 def _choice_lines(choice: HandedOn | None) -> Iterator[str]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from assay.files import ModelFolder, RunFolder, StepFolder, StepName, write_json
 from assay.labels.left_out import LeftOut, by_reason
@@ -104,6 +104,7 @@ class StageOutcome(TypedDict):
     metric: str | None  # the headline on validation; None where the stage made no model, or nothing validates
     value: float | None
     gain: Number | None
+    kept: NotRequired[bool]  # False where validation did not gain by it, so that what was before is handed on
 
 
 class Change(TypedDict):

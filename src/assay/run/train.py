@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from assay.errors import RunError
+from assay.errors import AssayError, RunError
 from assay.files import (
     RunFolder,
     StepName,
@@ -68,8 +68,8 @@ LARGE = 10**8  # bytes of activations, from which a run names what it keeps
 Draw = Callable[..., None]
 """Called as `draw(folder, page=..., device=..., progress=..., seconds=..., an_image=...)` once metrics are written.
 
-`seconds` are those that are left of a budget, and `an_image` those of an image through the networks that answer, at
-the default size; None without a budget.
+`seconds` are those that are left of a budget, and `an_image` those of an image through the backbone at the default
+size; None without a budget.
 """
 
 
@@ -106,20 +106,20 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
     with writing_below(folder), lock(folder) if main else nullcontext(), graceful_stop(), quiet_libraries():
         if main:
             remove_unfinished(folder, "**/.*.part")
-        memory = PeakMemory()
-        budget = None if loaded.plan.minutes is None else _budget(loaded.plan, folder, began)
+        memory, minutes, given = PeakMemory(), loaded.plan.minutes, fingerprint(to_yaml(loaded.plan))
+        budget = None if minutes is None else Budget.open(RunFolder(folder), 60 * minutes, began, plan=given)
         log = _Log(RunFolder(folder).log, progress or NoProgress(), memory, budget) if main else NoProgress()
         with tracked(log, folder, loaded.plan.track if main else ()) as watch:
             _print_processes(together, watch)
-            prepared = prepare_run(loaded, folder, together=together, device=device, strict=strict, progress=watch)
-            staging = None if budget is None or prepared.choice is None else Staging(prepared, prepared.choice, budget)
-            if staging is not None:
-                prepared = replace(prepared, plan=staging.plan, context=staging.context)
-                if isinstance(log, _Log):
-                    log.staging = staging
+            options = {"together": together, "device": device, "strict": strict, "progress": watch}
+            prepared, staging = _prepared(loaded, folder, budget, **options)
+            if isinstance(log, _Log):
+                log.staging = staging
             if main:
                 unfinished = budget is not None and not budget.over
                 finished = _archive_replaced(prepared, open_test=open_test, further=unfinished)
+                if budget is not None and unfinished and staging is not None:
+                    budget.write()
                 _describe(prepared)
                 if staging is None and not finished:
                     print_usual(prepared)
@@ -150,9 +150,20 @@ def _load_plan(plan: str | Path | Plan | LoadedPlan, recipe: str | None, overrid
     return from_source(given_path(plan), recipe=recipe, overrides=overrides)
 
 
-def _budget(plan: Plan, folder: Path, began: float) -> Budget:
-    assert plan.minutes is not None
-    return Budget.open(RunFolder(folder), 60 * plan.minutes, began, plan=fingerprint(to_yaml(plan)))
+def _prepared(
+    loaded: LoadedPlan, folder: Path, budget: Budget | None, **options: Any
+) -> tuple[PreparedRun, Staging | None]:
+    """Return what a run begins with, and what decides on its stages; a budget that nothing comes of spends nothing."""
+    try:
+        prepared = prepare_run(loaded, folder, **options)
+        if budget is None or prepared.choice is None:
+            return prepared, None
+        staging = Staging(prepared, prepared.choice, budget)
+    except AssayError:
+        if budget is not None:
+            budget.forget()
+        raise
+    return replace(prepared, plan=staging.plan, context=staging.context), staging
 
 
 def _print_processes(together: Processes, progress: Progress) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from assay.labels.image_files import path_key
+from assay.labels.ledger import covers
 from assay.labels.space import Head
 from assay.labels.split import SIDES
 from assay.messages import SPLITS, either, plain
@@ -66,10 +67,13 @@ def changes(run: RunContents) -> list[dict[str, Any]]:
     """Return every step, its purpose and cost, and the headline metric before and after it."""
     rows: list[dict[str, Any]] = []
     before: dict[str, HeadScore] | None = None
+    held: list[tuple[str, dict[str, HeadScore]]] = []  # steps that hold the present one, and what each handed on
     for step in sorted(run.steps, key=lambda step: path_key(step.name)):
         metric = (step.scores or {}).get("metrics", {}).get(run.headline) if run.headline else None
         labelled = (run.validation if step is run.last else run.predictions_of(step)) if metric else None
         now = labelled.scores if labelled else None
+        while held and not covers(held[-1][0], step.name):
+            before = held.pop()[1]
         del labelled  # before those of the next step are read: of 50,000 images and 1,000 classes 400 MB
         follows = before is not None and not step.name.is_member
         change = gains(before, now).get(run.headline) if before and follows and now and run.headline else None
@@ -94,7 +98,9 @@ def changes(run: RunContents) -> list[dict[str, Any]]:
                 "change": change,
             }
         )
-        if now and step.kind not in CONTAINER_STEPS and not step.name.is_trial and not step.name.is_member:
+        if now and step.kind in CONTAINER_STEPS:
+            held.append((step.name, now))
+        elif now and not step.name.is_trial and not step.name.is_member:
             before = now
     return rows
 
