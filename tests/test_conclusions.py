@@ -19,6 +19,8 @@ from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import data_changes
+from assay.metrics.intervals import Metric
+from assay.plan.stages import Stage
 from assay.predictions.predict import Predictions, scores_json
 from assay.progress import Lines
 from assay.report.sections.overview import with_continuations
@@ -31,6 +33,7 @@ from assay.run.conclusions import (
     conclusion_lines,
     count_suspects,
     predictions_of,
+    stage_outcomes,
     waiting_suspects,
 )
 from assay.run.contents import LabelledPredictions
@@ -95,6 +98,21 @@ def test_of_the_stages_of_a_run_within_minutes_the_best_is_handed_on(tmp_path: P
     assert record is not None
     lines = conclusion_lines(replace(record, handed_on=choice), tmp_path)
     assert lines[0].startswith("02-fit validates worse than 01-probe, within chance: accuracy is worse by 0.017")
+
+
+def test_a_stage_that_was_not_kept_says_what_it_would_have_lost(tmp_path: Path) -> None:
+    run, steps = run_of(tmp_path, probe=2, repeat=2)
+    lost = Metric(-0.2, 60, -0.3, -0.1).to_json()
+    rounds = [{"round": 1, "metric": "accuracy", "before": 0.9, "after": 0.7, "gain": lost, "kept": False}]
+    steps[StepName("02-repeat")] = replace(steps[StepName("02-repeat")], details={"rounds": rounds})
+    stages = [Stage("probe", {"probe": {}}, 1.0), Stage("upper stages", {"repeat": {}}, 2.0)]
+    outcomes = stage_outcomes(stages, steps, validation(), run, None)
+    assert [one.get("kept", True) for one in outcomes] == [True, False]
+    record = RunMetrics.read(finished(tmp_path / "run", validation(), 10)[0])
+    assert record is not None
+    lines = conclusion_lines(replace(record, minutes=1.0, stages=outcomes), tmp_path)
+    said = next(line for line in lines if "upper stages" in line)
+    assert said.endswith("accuracy 0.700, -0.200 [-0.300, -0.100] on the stage before, and so not kept.")
 
 
 def test_too_few_validation_images_choose_no_stage_within_chance(tmp_path: Path, monkeypatch: Any) -> None:

@@ -216,6 +216,21 @@ def test_reports_hold_members_and_questions_apart_from_the_steps_that_follow_eac
     assert write_report(run.folder, settings=MapSettings(n=20), device="cpu", progress=NoProgress()).exists()
 
 
+def test_what_follows_a_fit_that_was_not_kept_is_compared_with_what_was_before_it(
+    carry: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assay.steps.repeat.SMALL_N", 1)
+    destroyed = "fit: {size: 32, epochs: 1, batch: 8, lr: 1.0, take: last}"
+    run = carry(
+        "probe: {size: 32}",
+        f"repeat: {{times: 1, only_if_better: true, steps: [{destroyed}]}}",
+        "calibrate: {examples: 0}",
+    )
+    rows = {row["name"]: row["change"] for row in changes(read_run(run.folder))}
+    assert rows["01-fit"].value < 0
+    assert rows["02-repeat"].value == rows["03-calibrate"].value == 0
+
+
 @pytest.fixture(scope="module")
 def separate(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs a and b on the same data, and others that do not fit them."""
