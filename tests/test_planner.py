@@ -616,6 +616,18 @@ def test_what_is_spent_before_the_data_are_read_counts_where_the_plan_is_the_sam
     assert run.budget.read_text() != before
 
 
+def test_a_command_that_cannot_be_carried_out_spends_nothing(tmp_path: Path) -> None:
+    clock, run = Clock(), RunFolder(tmp_path)
+    budget = Budget.open(run, 60.0, clock.now - 20, plan="as given", clock=clock)
+    budget.note()
+    budget.forget()
+    assert Budget.open(run, 60.0, clock.now, plan="as given", clock=clock).spent == 0.0
+    budget.belongs_to("data")
+    budget.write()
+    budget.forget()
+    assert run.budget.exists()
+
+
 @pytest.mark.parametrize(("seconds", "key"), [(90.0, "data"), (60.0, "other data")])
 def test_another_budget_or_other_data_begin_anew(tmp_path: Path, seconds: float, key: str) -> None:
     clock, run = Clock(), RunFolder(tmp_path)
