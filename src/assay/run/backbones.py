@@ -55,6 +55,7 @@ SLOWER = 4.0  # times the fastest, at most, where there are no minutes
 DOWNLOAD = 5.0  # megabytes a second, about
 CHOICE = "choice.json"
 NOT_HERE = "not to be had here"
+NO_TIME = "there is no time left for it"
 
 
 @dataclass(frozen=True)
@@ -226,19 +227,18 @@ def _reason(best: Measured, singles: Sequence[Measured]) -> str:
         change = gain([fastest.estimate], [best.estimate])
         return f"{best.estimate.metric} is better by {change.value:.3f}{change.limits('.3f')} than with the fastest"
     if better:
-        too_slow = ", ".join(one.names[0] for one in better)
-        return f"the fastest; better ones leave too little time to train: {too_slow}"
+        return f"the fastest; better ones leave too little time to train: {', '.join(one.names[0] for one in better)}"
     return "the fastest; no slower one is better beyond chance"
 
 
 class _Trial:
-    """Linear models on features of a sample, one backbone and size after the other, each noted as it is done."""
+    """Linear models on features of a sample of `train`, a backbone and size after the other, each noted when done."""
 
     def __init__(self, record: BackboneChoice, train: Samples, context: Context, *, work: Work) -> None:
-        """`train` are the images of which a sample is drawn."""
         self.record, self.sample, self.context, self.work = record, train, context, work
         self.began, self.before = time.monotonic(), record["seconds"]
         self.measured: list[Measured] = []
+        self.a_feature = 0.0  # seconds of the linear models by the features that they read, the most so far
 
     @property
     def left(self) -> float:
@@ -287,26 +287,33 @@ class _Trial:
         if self._is_done((name,), size):
             return
         if self.left <= self._download_seconds(name):
-            return self._leave_out(name, size, "there is no time left for it")
+            return self._leave_out(name, size, NO_TIME)
         try:
             inference = self._inference(name, size)
         except ModelError as error:
             return self._leave_out(name, size, str(error).removesuffix("."))
         seconds = seconds_an_image(inference, self.sample.ids[:TIMED])
-        if len(self.sample) * seconds > self.left:
-            return self._leave_out(name, size, "there is no time left for it")
-        return self._note((name,), size, seconds, self._features(inference))
+        if len(self.sample) * seconds + self.a_feature * inference.classifier.feature_count > self.left:
+            return self._leave_out(name, size, NO_TIME)
+        computed = inference.uncomputed(self.sample.ids, folder=self.context.run.cache)
+        began, features = time.monotonic(), self._features(inference)
+        if computed == len(self.sample):  # of so many, the seconds of an image are surer than of a batch
+            seconds = (time.monotonic() - began) / computed
+        return self._note((name,), size, seconds, features)
 
     def _download_seconds(self, name: str) -> float:
         megabytes = next(one["megabytes"] for one in self.record["candidates"] if one["backbone"] == name)
         return 0.0 if local_weights(name) is not None else (megabytes or 0) / DOWNLOAD
 
     def _together(self, names: Sequence[str], size: int) -> None:
-        if self._is_done(tuple(names), size) or self.left <= 0:
+        if self._is_done(tuple(names), size):
             return
+        width = sum(one.features for one in self._singles(size) if one.names[0] in names)
+        if self.left <= self.a_feature * width:
+            return self._leave_out(" + ".join(names), size, NO_TIME)
         features = np.concatenate([self._features(self._inference(name, size)) for name in names], axis=1)
         seconds = sum(one.seconds for one in self._singles(size) if one.names[0] in names)
-        self._note(tuple(names), size, seconds, features)
+        return self._note(tuple(names), size, seconds, features)
 
     def _is_done(self, names: tuple[str, ...], size: int) -> bool:
         left_out = {(one["backbone"], one["size"]) for one in self.record["left_out"]}
@@ -337,7 +344,9 @@ class _Trial:
 
     def _note(self, names: tuple[str, ...], size: int, seconds: float, features: Floats) -> None:
         """Write what a linear model on features (N, F) reaches, before anything else is begun."""
+        began = time.monotonic()
         predictions = out_of_fold(self.sample, features, self.fold, seed=self.context.seed)
+        self.a_feature = max(self.a_feature, (time.monotonic() - began) / features.shape[1])
         row = BackboneRow(
             backbones=list(names), size=size, features=features.shape[1], seconds=round(seconds, 5), value={}, gain=None
         )
@@ -364,18 +373,16 @@ class _Trial:
     def _scored(self, row: BackboneRow, predictions: Predictions) -> Measured:
         scores = score_predictions(predictions, self.sample)
         metric = headline(estimates_of(scores), self.context.metric) or "accuracy"
-        names = tuple(row["backbones"])
-        return Measured(names, row["size"], row["features"], row["seconds"], estimate(scores, metric))
+        return Measured(tuple(row["backbones"]), row["size"], row["features"], row["seconds"], estimate(scores, metric))
 
 
 def lines(choice: BackboneChoice) -> list[str]:
     """Return what a choice rests on, and what was chosen, a line each."""
-    listed = []
-    if choice["rows"]:
-        listed.append(
-            f"backbone: auto: linear models on the features of {choice['n']:,} training images, {FOLDS} folds, "
-            f"in {choice['seconds']:.0f} s of at most {choice['limit']:.0f}"
-        )
+    trial = (
+        f"backbone: auto: linear models on the features of {choice['n']:,} training images, {FOLDS} folds, "
+        f"in {choice['seconds']:.0f} s of at most {choice['limit']:.0f}"
+    )
+    listed = [trial] if choice["rows"] else []
     for row in choice["rows"]:
         measured = Metric(**row["value"])  # type: ignore[arg-type]
         listed.append(
