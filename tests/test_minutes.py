@@ -135,8 +135,8 @@ def test_few_labels_are_fitted_first_and_the_model_of_an_epoch_is_that_of_the_ru
     monkeypatch.setattr("assay.plan.fit_stages.LABELLED_EPOCHS", 2)
     hand_on = Staging._hand_on
 
-    def and_forget(staging: Staging) -> None:  # how good it was: the first epoch is better
-        hand_on(staging)
+    def and_forget(staging: Staging, **given: Any) -> None:  # how good it was: the first epoch is better
+        hand_on(staging, **given)
         staging.best.clear()
 
     monkeypatch.setattr(Staging, "_hand_on", and_forget)
