@@ -44,7 +44,7 @@ from assay.plan.stages import (
 from assay.predictions.inference import seconds_an_image
 from assay.progress import format_seconds
 from assay.run.backbones import ranked
-from assay.run.conclusions import choose_model, stage_outcomes
+from assay.run.conclusions import choose_model, minutes_text, stage_outcomes
 from assay.run.prepare import PreparedRun, StepChoice
 from assay.run.records import BackboneChoice, DoneRecord, StageOutcome
 from assay.run.runner import state_if_done
@@ -197,7 +197,7 @@ class Staging:
                 if self.context.run.metrics.exists():  # else what runs again was begun by a process before
                     budget.start_again()
                 self.context.progress.line(
-                    f"{budget.seconds / 60:g} minutes anew: steps of the finished run begin again"
+                    f"{minutes_text(budget.seconds / 60)} anew: steps of the finished run begin again"
                 )
             return  # else the report is missing at most
         facts, self.speeds = _measured(choice.facts, prepared.state, self.context)
@@ -312,7 +312,7 @@ class Staging:
         budget, progress = self.budget, self.context.progress
         stages = self._stages()
         begun = f", {_about(budget.before)} of them spent before" if budget.before else ""
-        progress.line(f"{budget.seconds / 60:g} minutes{begun}. It is intended:")
+        progress.line(f"{minutes_text(budget.seconds / 60)}{begun}. It is intended:")
         for stage in [*budget.decided, *stages]:
             progress.line(f"  {_intended(stage, self.facts)}")
         progress.line(f"  metrics and report: {_about(budget.closing)}")

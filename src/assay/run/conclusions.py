@@ -291,12 +291,16 @@ def _priced(name: str, other: Alternative) -> str:
     return f"{name} {other['metrics'][name]['value']:.3f}, {'better' if better else 'worse'} by {size}"
 
 
+def minutes_text(minutes: float) -> str:
+    """Return minutes as text: `1 minute`, `0.5 minutes`."""
+    return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
+
+
 def _stage_lines(record: RunMetrics) -> Iterator[str]:
     """Yield what each stage of a run with minutes took and gained."""
     if record.minutes is None:
         return
-    given = f"{record.minutes:g} minute{'' if record.minutes == 1 else 's'}"
-    yield f"Of {given} this run used {record.seconds:.0f} s before its report:"
+    yield f"Of {minutes_text(record.minutes)} this run used {record.seconds:.0f} s before its report:"
     for one in record.stages:
         took = f"{one['seconds']:.0f} s, {one['intended']:.0f} s intended"
         if one["metric"] is None or one["value"] is None:
