@@ -288,6 +288,11 @@ class StepName(str):
         return StepName(names[0]) if len(names) == 3 else None
 
     @property
+    def outermost(self) -> StepName:
+        """The step on the plan's own list that it is, or lies in."""
+        return StepName(self.partition("/")[0])
+
+    @property
     def depth(self) -> int:
         """0 on the plan's own list, 1 more within each step that holds others."""
         return self.count("/") // 2

@@ -25,25 +25,16 @@ from assay.run.train import train as train_plan
 __all__ = ["compare", "evaluate", "load", "read", "train"]
 
 
-def draw(
-    folder: Path,
-    *,
-    page: bool,
-    device: str,
-    progress: Progress,
-    seconds: float | None = None,
-    an_image: float | None = None,
-) -> None:
+def draw(folder: Path, *, page: bool, progress: Progress, **options: Any) -> None:
     """Draw the charts of a run, and its page where asked for; what draws is imported only now, which takes seconds.
 
-    Within `seconds`, the map on the page is of as many images as they allow; `an_image` is how many seconds one takes
-    through the backbone, at the default size.
+    `options` are the others of `draw_run`.
     """
     require_home()
     with stage(progress, "drawing the charts" + (" and the report" if page else "")):
         from assay.report.report import draw_run
 
-        draw_run(folder, page=page, device=device, progress=progress, seconds=seconds, an_image=an_image)
+        draw_run(folder, page=page, progress=progress, **options)
 
 
 def read(source: str | Path) -> Samples:

@@ -14,7 +14,7 @@ from assay.plan.plan import Plan, parse, to_yaml
 from assay.steps import STEPS
 from assay.steps.base import StepPlan
 from assay.steps.ensemble import EnsembleSettings
-from assay.steps.ensemble_members import MemberPlan
+from assay.steps.ensemble_members import MemberPlan, first_number
 
 REPAIRS = tuple(kind for kind, step in STEPS.items() if step.repairs)
 
@@ -109,9 +109,8 @@ def _renumbered(step: StepPlan, gone: int, moved: int) -> StepPlan | None:
     if isinstance(settings, EnsembleSettings):
         named = [_member_after(member, gone, moved) for member in settings.members]
         members = tuple(member for member in named if member)
-        if len(members) == len(named):
-            return _with(step, members=members)
-        return _with(step, members=members) if len(members) > 1 else None
+        enough = len(members) > 1 or len(members) == len(named)
+        return _with(step, members=members) if enough else None
     if not (held := _held(step)):
         return step
     kept = tuple(one for each in held if (one := _renumbered(each, gone, moved)))
@@ -119,13 +118,12 @@ def _renumbered(step: StepPlan, gone: int, moved: int) -> StepPlan | None:
 
 
 def _member_after(member: MemberPlan, gone: int, moved: int) -> MemberPlan | None:
-    if member.step is None or not (number := re.match(r"\d+", member.step)):
-        return member
-    index = int(number[0]) - 1
-    if index == gone:
+    number = first_number(member.step or "")
+    if number == gone + 1:
         return None
-    name = f"{index + 1 + moved:02d}{member.step[number.end() :]}" if index > gone else member.step
-    return member.model_copy(update={"step": name})
+    if member.step is None or number <= gone:
+        return member
+    return member.model_copy(update={"step": f"{number + moved:02d}-{member.step.partition('-')[2]}"})
 
 
 def _with(step: StepPlan, **changed: Any) -> StepPlan:

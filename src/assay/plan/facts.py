@@ -37,15 +37,16 @@ def facts_of(
     train, validation = samples.part("train"), samples.part("val")
     known = train.labelled()
     tags = [head for head in samples.space if not head.multiclass]
+    validated = [int(head.known(codes).sum()) for head, _, codes in validation.space.each(validation.codes())]
     return Facts(
         labelled=max(1, int(known.sum())),
         unlabelled=int((~known).sum()),
         validation=int(validation.labelled().sum()),
-        compared=min(filter(None, _known_by_head(validation)), default=0),
+        compared=min(filter(None, validated), default=0),
         per_class=min(float(head.known(codes).sum()) / head.size for head, _, codes in train.space.each(train.codes())),
         smoothed=not tags,
         tuned=tuple(head.name for head in tags if validation.counts(head).sum() >= RARE),
-        calibrated=all(_known_by_head(validation)),
+        calibrated=all(validated),
         classes=samples.space.width,
         heads=len(samples.space),
         flip=flip,
@@ -54,12 +55,6 @@ def facts_of(
         repairs=repairs,
         side=side,
     )
-
-
-def _known_by_head(part: Samples) -> list[int]:
-    """Return how many images have a label of each head."""
-    codes = part.space.each(part.codes())
-    return [int(head.known(cells).sum()) for head, _, cells in codes]
 
 
 def about_size(facts: Facts) -> Iterator[str]:
@@ -85,10 +80,10 @@ def about_unlabelled(facts: Facts) -> str | None:
             f"{count}, and about {facts.per_class:.0f} labelled ones a class are few: Gaussians of the classes, fitted "
             "to all images, label them where held-out labels show that it helps"
         )
-    if facts.has_unlabelled and not facts.can_compare:
-        return f"{count}: {facts.comparing} labelled validation images cannot tell whether labels for them help"
-    if facts.has_unlabelled:
+    if facts.learns_from_unlabelled:
         return f"{count}: a model labels them, and a second one learns from these too, kept if validation improves"
+    if facts.has_unlabelled:
+        return f"{count}: {facts.comparing} labelled validation images cannot tell whether labels for them help"
     return f"{count}: too few, beside {facts.labelled:,} with one, to repay another training; no model learns from them"
 
 

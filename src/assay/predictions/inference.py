@@ -105,12 +105,16 @@ class Inference:
         return features if math.prod(features.shape) > IN_MEMORY else features[np.arange(len(ids))]
 
     def _feature_rows(self, ids: Sequence[str], folder: Path, progress: Progress, view: View) -> RowTable:
-        parts = []
-        for classifier in self.classifier.parts:
-            part = replace(self, classifier=classifier)
-            table = part.feature_table(folder, view)
-            parts.append(part._kept(table, ids, view, classifier.features, progress))
-        return parts[0] if len(parts) == 1 else JoinedRows(parts)
+        rows = [
+            part._kept(table, ids, view, part.classifier.features, progress)
+            for part, table in self._feature_tables(folder, view)
+        ]
+        return rows[0] if len(rows) == 1 else JoinedRows(rows)
+
+    def _feature_tables(self, folder: Path, view: View) -> list[tuple[Inference, Table]]:
+        """Return each of the networks that are side by side, with the table of its features."""
+        parts = [replace(self, classifier=classifier) for classifier in self.classifier.parts]
+        return [(part, part.feature_table(folder, view)) for part in parts]
 
     def activations(
         self, ids: Sequence[str], boundary: Boundary, *, folder: Path, progress: Progress, view: View = PLAIN
@@ -126,21 +130,19 @@ class Inference:
     def uncomputed(self, ids: Sequence[str], *, folder: Path, view: View = PLAIN) -> int:
         """Return of how many images the features of one view are still to be computed."""
         images = self.images_of(ids, view)
-        parts = [replace(self, classifier=classifier) for classifier in self.classifier.parts]
-        return max(uncomputed(part.feature_table(folder, view), images) for part in parts)
+        return max(uncomputed(table, images) for _, table in self._feature_tables(folder, view))
 
     def feature_table(self, folder: Path, view: View = PLAIN) -> Table:
         """Return the table of the features of one view."""
         kind = features_of(self.classifier.backbone)
         flip = self.classifier.flip
         means = f"{'' if kind == 'last' else kind}{'' if flip == 'none' else flip}"
-        key = self._key(weights_hash(self.classifier.backbone) + means, view, self._architecture())
+        key = self._key(weights_hash(self.classifier.backbone) + means, view)
         return Table(folder, "features", key, (self.classifier.feature_count,), np.float32)
 
     def activation_table(self, folder: Path, boundary: Boundary, view: View = PLAIN) -> Table:
         """Return the table of the activations of one view, in half precision."""
-        below = f"{boundary.name} {boundary.weights} {' '.join(boundary.means)}".strip()
-        key = self._key(below, view, self._architecture())
+        key = self._key(f"{boundary.name} {boundary.weights} {' '.join(boundary.means)}".strip(), view)
         return Table(folder, "activations", key, boundary.shape, np.float16)
 
     def images_of(self, ids: Sequence[str], view: View) -> Ints:
@@ -150,11 +152,9 @@ class Inference:
             return numbers
         return image_keys(seed=0, step=0, epoch=0, images=numbers, view=chosen).view(np.int64)
 
-    def _architecture(self) -> str:
-        """Return what tells networks of the same weights apart: a pooling has none."""
-        return f"{self.classifier.backbone_name} {sorted(built_with(self.classifier.backbone).items())}"
-
-    def _key(self, weights: str, view: View, architecture: str) -> str:
+    def _key(self, weights: str, view: View) -> str:
+        # Networks of the same weights may be told apart by their pooling alone, which has none.
+        architecture = f"{self.classifier.backbone_name} {sorted(built_with(self.classifier.backbone).items())}"
         settings = None if view.settings is None else view.settings.model_dump_json()
         drawn = "" if settings is None else f"{settings} {view.seed} {view.number} {DRAWN_BY}"
         drawn += "" if view.frame == WHOLE else str(view.frame)

@@ -308,12 +308,11 @@ class _Trial:
     def _together(self, names: Sequence[str], size: int) -> None:
         if self._is_done(tuple(names), size):
             return
-        width = sum(one.features for one in self._singles(size) if one.names[0] in names)
-        if self.left <= self.a_feature * width:
+        parts = [one for one in self._singles(size) if one.names[0] in names]
+        if self.left <= self.a_feature * sum(one.features for one in parts):
             return self._leave_out(" + ".join(names), size, NO_TIME)
         features = np.concatenate([self._features(self._inference(name, size)) for name in names], axis=1)
-        seconds = sum(one.seconds for one in self._singles(size) if one.names[0] in names)
-        return self._note(tuple(names), size, seconds, features)
+        return self._note(tuple(names), size, sum(one.seconds for one in parts), features)
 
     def _is_done(self, names: tuple[str, ...], size: int) -> bool:
         left_out = {(one["backbone"], one["size"]) for one in self.record["left_out"]}

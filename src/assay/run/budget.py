@@ -99,9 +99,10 @@ class Budget:
 
     def belongs_to(self, key: str) -> None:
         """Begin anew unless the stages decided so far follow from the same data and settings, whose hash is `key`."""
-        if self.key and self.key != key:
-            self.before, self.decided, self.over = 0.0, [], False
-        self._ours = self.key in ("", key) and (self._ours or self.key == key)
+        if self.key == key:
+            self._ours = True
+        elif self.key:
+            self.before, self.decided, self.over, self._ours = 0.0, [], False, False
         self.key = key
 
     def start_again(self) -> None:
@@ -137,10 +138,10 @@ class Budget:
     def write(self) -> None:
         self._noted, self._ours = self.clock(), True
         stages = [{"name": one.name, "step": one.step, "seconds": one.seconds} for one in self.decided]
-        record = {"seconds": self.seconds, "spent": round(self.spent, 2), "key": self.key, "plan": self.plan}
-        record["over"] = self.over
+        of_run = {"seconds": self.seconds, "key": self.key, "plan": self.plan}
+        record = {**of_run, "spent": round(self.spent, 2), "over": self.over, "stages": stages}
         with whole(self.run.budget, sync=False) as beside:
-            beside.write_text(json.dumps({**record, "stages": stages}, indent=1) + "\n", encoding="utf-8")
+            beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 # The stages of a run, decided one after the other.
@@ -193,14 +194,13 @@ class Staging:
         self.an_image: float | None = None  # seconds through the backbone at the default size, once these are measured
         budget.belongs_to(fingerprint(prepared.state.key, to_yaml(choice.plan_with([]))))
         if budget.over:
-            if state_if_done(self.plan.steps, prepared.state, self.context) is None:  # an edit was undone
-                if self.context.run.metrics.exists():  # else what runs again was begun by a process before
-                    budget.start_again()
-                self.context.progress.line(
-                    f"{minutes_text(budget.seconds / 60)} anew: steps of the finished run begin again"
-                )
+            finished = self.context.run.metrics.exists()  # if not, what runs again was begun by a process before
+            if finished and state_if_done(self.plan.steps, prepared.state, self.context) is None:  # an edit was undone
+                budget.start_again()
+                given = minutes_text(budget.seconds / 60)
+                self.context.progress.line(f"{given} anew: steps of the finished run begin again")
             return  # else the report is missing at most
-        facts, self.speeds = _measured(choice.facts, prepared.state, self.context)
+        facts, self.speeds = _measured(choice.facts, prepared.state, self.context, sizes=SIZES)
         tests = len(labelled(prepared.samples.part("test")))
         self.facts = replace(with_second(facts, prepared.backbones, self.context.model), test=tests)
         self._print_intention()
@@ -237,7 +237,7 @@ class Staging:
         if not (row["best"] and chief) or not self._counts(StepName(step)):
             return
         if not self.best:  # this process has not decided yet: the one before it was killed
-            self._hand_on(before=StepName(step.partition("/")[0]).number)
+            self._hand_on(before=StepName(step).outermost.number)
         if not self._is_better(metrics, chief):
             return
         self.best, folder = dict(metrics), self.context.run.step(step)
@@ -246,7 +246,7 @@ class Staging:
 
     def _counts(self, step: StepName) -> bool:
         """Return whether the epochs of a step validate on the images by which stages are compared."""
-        return not step.depth or (StepName(step.partition("/")[0]).kind == "repeat" and not step.is_trial)
+        return not step.depth or (step.outermost.kind == "repeat" and not step.is_trial)
 
     def _is_better(self, metrics: Mapping[str, float], chief: str) -> bool:
         before = self.best.get(chief)
@@ -288,11 +288,9 @@ class Staging:
         of_test = seconds_of_test(self.facts.test, speeds.forward, stages, self.facts.second_cost)
         self.budget.closing = closing_seconds(self.budget.seconds, self.facts, speeds.forward, stages) + of_test
 
-    def _step_names(self) -> list[StepName]:
-        return [StepName.at(number, next(iter(stage.step))) for number, stage in enumerate(self.budget.decided, 1)]
-
     def _records(self) -> dict[StepName, DoneRecord]:
-        run, names = self.context.run, self._step_names()
+        names = [StepName.at(number, next(iter(stage.step))) for number, stage in enumerate(self.budget.decided, 1)]
+        run = self.context.run
         return {name: DoneRecord.read(run.step(name)) for name in names if run.step(name).done.exists()}
 
     def _hand_on(self, *, before: int | None = None) -> None:
@@ -340,12 +338,15 @@ def print_usual(prepared: PreparedRun) -> None:
     )
 
 
-def _measured(facts: Facts, state: State, context: Context) -> tuple[Facts, Speeds]:
-    """Return the facts with those of the backbone, and speeds by that of one batch of images through it."""
+def _measured(facts: Facts, state: State, context: Context, *, sizes: Sequence[int] = ()) -> tuple[Facts, Speeds]:
+    """Return the facts with those of the backbone, and speeds by that of one batch of images through it.
+
+    `sizes` are those in pixels that may be asked of it besides the default one.
+    """
     classifier = bare_classifier(state, context, size=DEFAULT_SIZE)
     inference = inference_for(classifier, ProbeSettings(size=DEFAULT_SIZE), context)
     forward = seconds_an_image(inference, state.samples.part("train").ids)
-    refused = frozenset(size for size in SIZES if not takes_size(classifier, size))
+    refused = frozenset(size for size in sizes if not takes_size(classifier, size))
     facts = replace(facts, stages=len(stages_of_backbone(classifier.backbone)), refused=refused)
     freeze(classifier, facts.frozen)
     cached = find_boundary(classifier.backbone, size=DEFAULT_SIZE) is not None

@@ -118,8 +118,8 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
             if main:
                 unfinished = budget is not None and not budget.over
                 finished = _archive_replaced(prepared, open_test=open_test, further=unfinished)
-                if budget is not None and unfinished and staging is not None:
-                    budget.write()
+                if staging is not None and unfinished:
+                    staging.budget.write()
                 _describe(prepared)
                 if staging is None and not finished:
                     print_usual(prepared)

@@ -138,9 +138,7 @@ def predict_validation(model: Model, validation: Samples, context: Context, *, n
 def _of_step(name: str, context: Context) -> Path:
     """Return the model that a step of this run handed on, or the folder of a model in a step. Raises PlanError."""
     step = context.run.step(name)
-    if step.path.exists() and _first_number(name) > _first_number(
-        context.name
-    ):  # what lies there is of an earlier plan
+    if step.path.exists() and first_number(name) > first_number(context.name):  # what lies there is of an earlier plan
         raise PlanError(f"ensemble: step: {name!r} comes after this step. Name one before it, or move this step down.")
     if ModelFolder(step.path).spec.exists():
         return step.path
@@ -154,7 +152,7 @@ def _of_step(name: str, context: Context) -> Path:
     return context.run.path / str(model)
 
 
-def _first_number(name: str) -> int:
+def first_number(name: str) -> int:
     """Return the number that the name of a step begins with, its position in the plan; 0 where it has none."""
     number = name.partition("-")[0]
     return int(number) if number.isdecimal() else 0
