@@ -27,7 +27,10 @@ from assay.plan.plan import load
 from assay.plan.stages import Facts, Speeds
 from assay.predictions.predictor import Predictor
 from assay.progress import GivenUpError, Lines
+from assay.report.gallery import Gallery
+from assay.report.sections.overview import headline
 from assay.run.budget import Budget, Staging, print_usual
+from assay.run.contents import read_run
 from assay.run.environment import process_began
 from assay.run.label_review import undo
 from assay.run.train import Run, train
@@ -81,6 +84,8 @@ def test_a_run_within_minutes_says_what_it_intends_and_what_came_of_it(
     assert all(line.endswith(f", {images} images at 32 pixels") for line in intended)
     assert stages(run)[:4] == ["probe", "suspect labels", "whole network", "ensemble"]
     assert run.record.stages[2]["gain"] is not None
+    shown = [row["label"] for row in headline(read_run(run.folder), Gallery())["rows"]]
+    assert shown == ["01-probe", "03-whole network", "04-ensemble", "05-calibration"]
     assert "Of 10 minutes this run used" in str(run)
     carried_out = load(tmp_path / "run/plan.yaml").plan
     kinds = [step.kind for step in carried_out.steps]

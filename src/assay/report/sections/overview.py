@@ -125,11 +125,13 @@ def _rows(run: RunContents, chief: str | None, tested: dict[str, Any] | None) ->
     ]
     steps = [step for step in run.steps if step.name.depth == 0 and step.scores]
     final = run.last.name if run.last and run.last.name.depth == 0 else steps[-1].name if steps else None
+    stages = {one["step"]: one["stage"] for one in run.metrics.stages} if run.metrics else {}
     for step in steps:
         metric = (step.scores or {})["metrics"].get(chief)
         if metric:
             kind = "final" if step.name == final else "step"
-            rows.append({"label": plain(step.name), "kind": kind, "purpose": "", **metric})
+            label = f"{step.name.number:02d}-{stages[step.name]}" if step.name in stages else plain(step.name)
+            rows.append({"label": label, "kind": kind, "purpose": "", **metric})
     if tested:
         rows.append({"label": "test images", "kind": "test", "purpose": "", **tested})
     return rows
